@@ -1,0 +1,23 @@
+"""The one exception that means *the input is at fault*, and how a command line reports it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: its message says what, where, and what to do.
+
+    The message is one sentence that can be shown as it is.  Command lines turn it into that
+    sentence and exit status 2; library users catch it as the `ValueError` that it is.
+    """
+
+
+@contextlib.contextmanager
+def reported_at_exit() -> Iterator[None]:
+    """Turn an `InputError` into one line on standard error and exit status 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
