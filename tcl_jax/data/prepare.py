@@ -1,0 +1,119 @@
+"""Prepared TFDS data (ArrayRecord) without TensorFlow: find it, make it, read it.
+
+The stock builders parse and unpack with TensorFlow.  Here each is subclassed and only its
+parser is replaced, so that names, features, URLs and checksums stay those of TFDS and the
+prepared folder is the one that TFDS itself would have written.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from tcl_jax.errors import InputError
+
+_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Parsed raw files.
+
+    Attributes:
+        splits: For each split, pairs of (key, record): the key is the stock builder's, since it
+            decides the order of the prepared data.
+        class_names: For label features whose names the files bring with them, those names.
+    """
+
+    splits: Mapping[str, Iterator[tuple[int | str, dict[str, Any]]]]
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
+    """Look for prepared data.
+
+    Args:
+        name: Name of the TFDS data set.
+        data_dir: Folder that holds prepared data sets.
+
+    Returns:
+        A builder of the newest version in ArrayRecord, or None if nothing is prepared.
+
+    Raises:
+        InputError: Only data in a format without random access is there.
+    """
+    unreadable: list[Path] = []
+    versions = sorted((data_dir / name).glob("*.*.*/dataset_info.json"), key=_version, reverse=True)
+    for description in versions:
+        try:
+            file_format = json.loads(description.read_text()).get("fileFormat")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{description} cannot be read ({error}).") from error
+        if file_format == "array_record":
+            return tfds.builder_from_directory(description.parent)
+        unreadable.append(description.parent)
+    if unreadable:
+        raise InputError(
+            f"{unreadable[0]} is prepared in a format without random access: write it anew with "
+            f"`tfds build {name} --file_format=array_record`, or give another data directory."
+        )
+    return None
+
+
+def prepare(
+    name: str, data_dir: Path, read: Callable[[tfds.download.DownloadManager], RawData]
+) -> None:
+    """Write a data set to `data_dir` in TFDS's own layout, as ArrayRecord.
+
+    Args:
+        name: Name of the TFDS data set.
+        data_dir: Folder that holds prepared data sets.
+        read: Gives the examples; it may download with the manager it is given.
+
+    Raises:
+        InputError: The files cannot be fetched or parsed, or the folder cannot be written.
+    """
+    stock = tfds.builder_cls(name)
+
+    class Local(stock, skip_registration=True):
+        def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Any]:
+            raw = read(dl_manager)
+            for feature, names in raw.class_names.items():
+                self.info.features[feature].names = names
+            return raw.splits
+
+        def _generate_examples(self) -> Iterator[tuple[int | str, dict[str, Any]]]:
+            raise NotImplementedError("the splits bring their examples with them")
+
+    Local.name = name
+    try:
+        Local(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    except InputError:
+        raise
+    except (OSError, tfds.download.DownloadError) as error:
+        raise InputError(f"{name} cannot be prepared in {data_dir}: {error}") from error
+
+
+def official_urls(name: str) -> Mapping[str, str]:
+    """URL by file name of what the stock builder of a data set downloads."""
+    urls = tfds.builder_cls(name).url_infos
+    return {info.filename: url for url, info in urls.items()}
+
+
+def reachable(url: str) -> bool:
+    """Whether a server answers for `url` at once; TFDS itself would try for minutes."""
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _version(description: Path) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in description.parent.name.split("."))
