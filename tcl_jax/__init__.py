@@ -1,0 +1,5 @@
+"""Train JAX networks with trainable clipping layers, convert them to spiking ones, simulate those."""
+
+from tcl_jax.clipping import TCL as TCL
+from tcl_jax.clipping import clip as clip
+from tcl_jax.errors import InputError as InputError

@@ -1,0 +1,66 @@
+"""The networks, by name."""
+
+import difflib
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from tcl_jax.errors import InputError
+from tcl_jax.models.cnet import CNET as CNET
+from tcl_jax.models.resnet import ResNet20 as ResNet20
+from tcl_jax.models.vgg import VGG16 as VGG16
+
+_REGISTRY: dict[str, tuple[type[nn.Module], int]] = {
+    "cnet": (CNET, 4),
+    "vgg16": (VGG16, 32),
+    "resnet20": (ResNet20, 4),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `create` knows."""
+    return tuple(_REGISTRY)
+
+
+def create(
+    name: str,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    tcl: bool = True,
+    lam: float = 4.0,
+    dtype: Any = jnp.float32,
+) -> nn.Module:
+    """Make a network by name, for images of one shape.
+
+    Args:
+        name: one of `names()`.
+        image_shape: height, width and channels of its images; checked against what the network
+            can pool, channels are free.
+        num_classes: number of logits.
+        tcl: clip every ReLU at a trainable λ; False gives the plain network of the baselines.
+        lam: λ of every layer before training.
+        dtype: computation type.  Parameters, batch statistics, λ and logits stay float32.
+
+    Raises:
+        InputError: unknown name, images too small for the network, or λ ≤ 0.
+
+    >>> from tcl_jax import models
+    >>> models.create("cnet", image_shape=(28, 28, 1), num_classes=10).tcl
+    True
+    """
+    if name not in _REGISTRY:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown network {name!r}: {hint}The networks are {', '.join(names())}")
+    network, smallest = _REGISTRY[name]
+    height, width, _ = image_shape
+    if min(height, width) < smallest:
+        raise InputError(
+            f"{name} needs images of at least {smallest}×{smallest}, got {height}×{width}: pad them "
+            f"with --data.pad-to {smallest}, or choose another network"
+        )
+    if not lam > 0:
+        raise InputError(f"λ must start above 0, got {lam}")
+    return network(num_classes=num_classes, tcl=tcl, lam=lam, dtype=dtype)

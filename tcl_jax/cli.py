@@ -1,0 +1,74 @@
+"""What the command lines share: reading options, with one sentence for each mistake."""
+
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from tcl_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+def preset_and_options(prog: str, presets: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Split the command line into the preset's name, which comes first, and the rest.
+
+    Raises:
+        InputError: no preset is named.
+    """
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {prog} PRESET [--option value ...]\n\npresets:")
+        print("\n".join(f"  {name}" for name in presets))
+        print(f"\n{prog} PRESET --help lists the options and the preset's settings.")
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"name a preset first, as in '{prog} {next(iter(presets))}'")
+    return arguments[0], arguments[1:]
+
+
+def check_options(
+    kind: type[T], default: T | None, arguments: Sequence[str] | None = None, *, prog: str
+) -> T:
+    """Parse options by a dataclass.
+
+    Raises:
+        InputError: an option is unknown, or its value does not fit.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    complaint = io.StringIO()
+    defaults = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            options, unknown = tyro.cli(
+                kind, args=arguments, prog=prog, return_unknown_args=True, **defaults
+            )
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise InputError(f"{_sentence(complaint.getvalue())}; see {prog} --help") from None
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], _options(kind), n=1, cutoff=0.5)
+        hint = f": did you mean {close[0]}?" if close else ""
+        raise InputError(f"unknown option {unknown[0]}{hint} ({prog} --help lists them)")
+    return options
+
+
+def _options(kind: type) -> list[str]:
+    """All options of a dataclass, as its help spells them."""
+    return sorted(
+        set(re.findall(r"--[a-z][a-z0-9.-]*", tyro.extras.get_parser(kind).format_help()))
+    )
+
+
+def _sentence(box: str) -> str:
+    """The words of a framed, wrapped complaint."""
+    words = re.sub(r"[╭╮╰╯│─┌┐└┘]|\x1b\[[0-9;]*m", " ", box)
+    words = " ".join(words.split())
+    words = re.split(r"For full helptext|Full helptext|Run .*--help", words)[0]
+    return words.removeprefix("Parsing error ").removesuffix(".").strip(" .") or "bad options"

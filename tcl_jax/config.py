@@ -1,0 +1,152 @@
+"""What a run is: frozen dataclasses, checked when made, written beside the run's results."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tcl_jax.errors import InputError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: str
+    """cnet, vgg16 or resnet20."""
+    tcl: bool = True
+    """Clip every ReLU at a trainable λ; without it, the plain network of the baselines."""
+    lam: float = 4.0
+    """λ of every layer before training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Computation type; parameters, batch statistics and λ are float32 in any case."""
+
+    def __post_init__(self):
+        _require(self.lam > 0, f"model.lam must be above 0, got {self.lam}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images."""
+
+    name: str
+    """digits, fashion_mnist, cifar10, cifar100 or imagenet2012."""
+    augment: Literal["none", "crop_flip", "resized_crop_flip"] = "none"
+    """What is done to training images at random."""
+    pad_to: int | None = None
+    """Pad images with zeros to this height and width."""
+    image_size: int = 224
+    """Side of the square cut from ImageNet's images; other data sets have a size of their own."""
+
+    def __post_init__(self):
+        _require(self.image_size > 0, f"data.image-size must be above 0, got {self.image_size}")
+        _require(
+            self.pad_to is None or self.pad_to > 0,
+            f"data.pad-to must be above 0, got {self.pad_to}",
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stochastic gradient descent with momentum, and its schedule."""
+
+    lr: float = 0.1
+    """Learning rate at the start."""
+    momentum: float = 0.9
+    alpha: float = 1e-3
+    """α, the L2 coefficient of λ (Eq. 11)."""
+    weight_decay: float = 5e-4
+    """The L2 coefficient of the kernels."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """When the learning rate falls to a tenth, as fractions of all epochs."""
+
+    def __post_init__(self):
+        _require(math.isfinite(self.lr) and self.lr > 0, f"optim.lr must be above 0, got {self.lr}")
+        _require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), got {self.momentum}")
+        _require(self.alpha >= 0, f"optim.alpha must not be negative, got {self.alpha}")
+        _require(
+            self.weight_decay >= 0,
+            f"optim.weight-decay must not be negative, got {self.weight_decay}",
+        )
+        _require(
+            all(0 < m < 1 for m in self.milestones)
+            and list(self.milestones) == sorted(self.milestones),
+            f"optim.milestones must rise within (0, 1), got {self.milestones}",
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    epochs: int = 200
+    batch_size: int = 128
+    """Images a step, over all devices."""
+    seed: int = 0
+    """Seed of the initial weights, the order of images and their augmentation."""
+
+    def __post_init__(self):
+        _require(self.epochs > 0, f"epochs must be above 0, got {self.epochs}")
+        _require(self.batch_size > 0, f"batch-size must be above 0, got {self.batch_size}")
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+
+
+def write(config: Config, path: Path) -> None:
+    """Write a configuration as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def read(path: Path) -> Config:
+    """Read what `write` wrote.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or holds unknown or unfit settings.
+    """
+    try:
+        loaded = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path.parent} is not a run: it has no {path.name}; make one with train.py"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}; restore it or train again") from None
+    return _from_dict(loaded, path)
+
+
+def _from_dict(loaded: Any, path: Path) -> Config:
+    parts = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig}
+    try:
+        values = {k: parts[k](**_tuples(v)) if k in parts else v for k, v in loaded.items()}
+        return Config(**values)
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not describe a run of this version: {error}") from None
+
+
+def _tuples(section: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Settings in which two configurations differ, as ``name: a's value ≠ b's value``."""
+    flat_a, flat_b = _flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b))
+    return [f"{k}: {flat_a[k]} ≠ {flat_b[k]}" for k in flat_a if flat_a[k] != flat_b[k]]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,59 @@
+"""What every network here is built of: convolution with batch norm, activation, pooling."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tcl_jax.clipping import TCL
+
+# He et al. 2015, by fan-out as in the residual networks' reference code.
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+
+class Activation(nn.Module):
+    """TCL, or a plain ReLU for the baselines: the place where neurons will stand."""
+
+    tcl: bool
+    lam: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return TCL(self.lam, name="tcl")(x) if self.tcl else nn.relu(x)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then batch normalisation (Eq. 6)."""
+
+    features: int
+    kernel: int = 3
+    strides: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.strides,
+            # Explicit and symmetric: SAME pads a strided convolution on one side only.
+            padding=self.kernel // 2,
+            use_bias=False,
+            kernel_init=_kernel_init,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        # Momentum 0.9 is what PyTorch calls 0.1.  Statistics stay float32 whatever the dtype.
+        return nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="norm"
+        )(x)
+
+
+def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2×2 average pooling, which stands wherever the original network pools by maximum."""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def flatten(x: Float[Array, "b ..."]) -> Float[Array, "b n"]:
+    return x.reshape(x.shape[0], -1)

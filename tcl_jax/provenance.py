@@ -1,0 +1,57 @@
+"""Where a figure comes from: command, code, libraries and hardware, to be written beside it."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """The running command, the code's commit, library versions and the hardware."""
+    device = jax.devices()[0]
+    return {
+        "command": " ".join(["python", *map(shlex.quote, [Path(sys.argv[0]).name, *sys.argv[1:]])]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "hardware": {
+            "backend": device.platform,
+            "device": device.device_kind if device.platform != "cpu" else _cpu(),
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
+            "host_cores": len(os.sched_getaffinity(0)),
+        },
+    }
+
+
+def _commit() -> str:
+    """Commit of the checkout that holds this file, marked where tracked files have changed."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def _cpu() -> str:
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if "model name" in line]
+    vector = "AVX-512" if "avx512f" in info else "AVX2" if "avx2" in info else "no AVX"
+    return f"{names[0] if names else platform.machine()} ({vector})"

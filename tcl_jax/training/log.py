@@ -1,0 +1,72 @@
+"""The metrics of a run: one JSON object a line, and the same as TensorBoard events."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from tcl_jax.errors import InputError
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends records to `metrics.jsonl` and their numbers to TensorBoard.
+
+    Args:
+        workdir: the run's folder.
+        last_step: what was written after this step is dropped, so that a resumed run's log is
+            that of an uninterrupted one.
+    """
+
+    def __init__(self, workdir: Path, last_step: int):
+        self.path = workdir / METRICS
+        kept = [r for r in read(self.path) if r["step"] <= last_step] if self.path.exists() else []
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=last_step + 1, flush_secs=10
+        )
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write one record: ``{"kind": kind, "step": step, **values}``."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            for leaf, number in value.items() if isinstance(value, dict) else [(None, value)]:
+                tag = f"{kind}/{name}" if leaf is None else f"{name}/{leaf}"
+                self._board.add_scalar(tag, number, step)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line that was cut off in writing is left out.
+
+    Raises:
+        InputError: the file is missing, or a line before the last is damaged.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {path.parent} holds no finished run") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise InputError(f"{path} is damaged at line {number}: remove that line") from None
+    return records

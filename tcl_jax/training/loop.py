@@ -1,0 +1,278 @@
+"""The training loop: epochs, checkpoints, logs, and an orderly end however it comes."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from tcl_jax import config as configs
+from tcl_jax import data, models, provenance
+from tcl_jax.config import Config
+from tcl_jax.errors import InputError
+from tcl_jax.training import optimizer, sharding
+from tcl_jax.training.checkpoint import Checkpoints
+from tcl_jax.training.log import MetricsLog
+from tcl_jax.training.step import TrainState, init_state, lambdas, make_eval_step, make_train_step
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        step: the last step taken.
+        finished: False where it was interrupted; its state is saved.
+        test_accuracy: of the last evaluation in this call, if there was one.
+    """
+
+    step: int
+    finished: bool
+    test_accuracy: float | None
+
+
+def fit(
+    config: Config,
+    workdir: Path,
+    *,
+    resume: bool = False,
+    data_dir: Path | None = None,
+    raw_dir: Path | None = None,
+) -> Result:
+    """Train a network and leave a run's folder behind.
+
+    The folder holds `config.json`, `environment.json`, `checkpoints/` (the last state and the one
+    of the highest test accuracy), `metrics.jsonl` and TensorBoard events.  Interrupted by Ctrl-C
+    or SIGTERM, the run saves its state after the step at hand; resumed, it goes on exactly as if
+    nothing had happened, for every random choice is a function of the seed and the step.
+
+    Args:
+        config: what to train.
+        workdir: the run's folder.
+        resume: continue the run that `workdir` holds.
+        data_dir: where prepared data sets lie; TFDS's default when None.
+        raw_dir: where raw files of the data set lie.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        InputError: the folder holds a run already (without `resume`) or none or another one (with
+            it), the data are missing, the loss is not finite, or a λ fell to 0.
+    """
+    workdir = Path(workdir)
+    mesh = sharding.data_mesh()
+    sharding.check_batch_size(config.batch_size, mesh)
+    _check_folder(config, workdir, resume)
+    dataset = data.load(
+        config.data.name, data_dir=data_dir, raw_dir=raw_dir, pad_to=config.data.pad_to
+    )
+    info = dataset.info
+    model = build_model(config, info)
+    steps_per_epoch = data.steps_per_epoch(dataset, config.batch_size)
+    total_steps = steps_per_epoch * config.epochs
+    tx = optimizer.make(config.optim, total_steps)
+    schedule = optimizer.learning_rate(config.optim, total_steps)
+    train_step, eval_step = make_train_step(model, tx, info), make_eval_step(model, info)
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    state = sharding.replicate(init_state(model, tx, info, config.seed), mesh)
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        step = 0
+        if resume:
+            if checkpoints.last_step is None:
+                raise InputError(
+                    f"{workdir} has no checkpoint to resume from: it was stopped before its first "
+                    "was saved; delete it and start again without --resume"
+                )
+            step = checkpoints.last_step
+            state = checkpoints.restore(step, like=state)
+        else:
+            configs.write(config, workdir / CONFIG)
+            environment = json.dumps(provenance.describe(), indent=2) + "\n"
+            (workdir / "environment.json").write_text(environment)
+
+        accuracy = None
+        batches = data.train_batches(
+            dataset,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=step,
+            augment=config.data.augment,
+        )
+        with (
+            closing(batches),
+            MetricsLog(workdir, step) as log,
+            _interruptible() as interrupted,
+            _progress() as progress,
+        ):
+            bar = progress.add_task("training", total=total_steps, completed=step, note="")
+            before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
+            started = time.monotonic()
+            while step < total_steps and not interrupted:
+                batch = sharding.shard_batch(next(batches), mesh)
+                state, metrics = train_step(state, batch)
+                step += 1
+                _check_and_log(log, before, step - 1)
+                before = metrics
+                progress.advance(bar)
+                if step % steps_per_epoch:
+                    continue
+                epoch = step // steps_per_epoch
+                _check_and_log(log, before, step)
+                before = {}
+                test = evaluate(state, eval_step, dataset.test, config.batch_size, mesh)
+                record = {
+                    "epoch": epoch,
+                    "train_loss": state.sums["loss"].item() / steps_per_epoch,
+                    "train_accuracy": state.sums["accuracy"].item() / steps_per_epoch,
+                    "test_loss": test["loss"],
+                    "test_accuracy": test["accuracy"],
+                    "lr": float(schedule(step - 1)),
+                    "seconds": time.monotonic() - started,
+                    "lambda": {k: v.item() for k, v in lambdas(state.params).items()},
+                }
+                log.write("epoch", step, record)
+                accuracy = test["accuracy"]
+                progress.console.print(_line(record, config.epochs), highlight=False)
+                progress.update(bar, note=f"test {accuracy:.2%}")
+                state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                checkpoints.save(step, state, accuracy)
+                started = time.monotonic()
+            if checkpoints.last_step != step:
+                _check_and_log(log, before, step)
+                checkpoints.save(step, state)
+    return Result(step, step == total_steps, accuracy)
+
+
+def build_model(config: Config, info: data.DataInfo):
+    """The network of a run."""
+    return models.create(
+        config.model.name,
+        image_shape=info.image_shape,
+        num_classes=info.num_classes,
+        tcl=config.model.tcl,
+        lam=config.model.lam,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+
+
+def evaluate(
+    state: TrainState, eval_step: Any, source: data.Source, batch_size: int, mesh: Any
+) -> dict[str, float]:
+    """Mean loss and accuracy over a whole split, exact whatever the batch size."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    sums: dict[str, Any] = {"loss": 0.0, "correct": 0, "seen": 0}
+    with closing(data.eval_batches(source, batch_size=batch_size)) as batches:
+        for batch in batches:
+            found = eval_step(variables, sharding.shard_batch(batch, mesh))
+            sums = jax.tree.map(lambda a, b: a + b, sums, found)
+    return {
+        "loss": float(sums["loss"]) / int(sums["seen"]),
+        "accuracy": int(sums["correct"]) / int(sums["seen"]),
+    }
+
+
+def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
+    exists = (workdir / CONFIG).exists()
+    if resume:
+        differ = configs.differences(configs.read(workdir / CONFIG), config)
+        if differ:
+            raise InputError(
+                f"{workdir} was trained with other settings ({'; '.join(differ)}): resume with "
+                "those, or choose another --workdir"
+            )
+    elif exists:
+        raise InputError(
+            f"{workdir} holds a run already: continue it with --resume, or choose another --workdir"
+        )
+
+
+def _check_and_log(log: MetricsLog, metrics: dict[str, Any], step: int) -> None:
+    """Stop where training went astray; read one step late, so that the device never waits."""
+    if not metrics:
+        return
+    loss, smallest = metrics["loss"].item(), metrics["smallest_lambda"].item()
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss became {loss} at step {step}: lower --optim.lr (checkpoints saved before "
+            "are kept)"
+        )
+    if smallest <= 0:
+        raise InputError(
+            f"a λ fell to {smallest:.3g} at step {step}, where it must stay above 0: lower "
+            "--optim.alpha or --optim.lr"
+        )
+    if step % _LOG_EVERY == 0:
+        log.write("step", step, {"loss": loss})
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that fills when SIGINT or SIGTERM comes; a second SIGINT stops at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
+        _Rate(),
+    )
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
+
+
+def _line(record: dict[str, Any], epochs: int) -> str:
+    line = (
+        f"epoch {record['epoch']}/{epochs}  train loss {record['train_loss']:.4f}  "
+        f"test loss {record['test_loss']:.4f}  test accuracy {record['test_accuracy']:.2%}  "
+        f"{record['seconds']:.0f} s"
+    )
+    if record["lambda"]:
+        low, high = min(record["lambda"].values()), max(record["lambda"].values())
+        line += f"  λ {low:.2f}–{high:.2f}"
+    return line

@@ -1,0 +1,112 @@
+"""Training state and the two jitted steps: train and evaluate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.clipping import LAMBDA
+from tcl_jax.data import DataInfo, standardize
+
+Batch = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: Metrics
+    """Loss and accuracy summed since the epoch began: kept on the device, and resumed with it."""
+
+
+def init_state(
+    model: nn.Module, tx: optax.GradientTransformation, info: DataInfo, seed: int
+) -> TrainState:
+    """A fresh state, the same for the same seed."""
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, *info.image_shape)))
+    params = variables["params"]
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        params,
+        variables.get("batch_stats", {}),
+        tx.init(params),
+        {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())},
+    )
+
+
+def cross_entropy(
+    logits: Float[Array, "b classes"], labels: Int[Array, " b"]
+) -> Float[Array, " b"]:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def make_train_step(
+    model: nn.Module, tx: optax.GradientTransformation, info: DataInfo
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """``state, batch -> state, {loss, accuracy, smallest_lambda}``, jitted; it donates the state."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        images = standardize(batch["image"], info)
+
+        def loss_of(params):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return cross_entropy(logits, batch["label"]).mean(), (logits, updated["batch_stats"])
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
+        sums = jax.tree.map(jnp.add, state.sums, metrics)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, sums)
+        metrics["smallest_lambda"] = jnp.min(jnp.stack([jnp.inf, *lambdas(params).values()]))
+        return state, metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Batch], Metrics]:
+    """``variables, masked batch -> sums of {loss, correct, seen}``, to be divided once at the end."""
+
+    @jax.jit
+    def eval_step(variables: Any, batch: Batch) -> Metrics:
+        logits = model.apply(variables, standardize(batch["image"], info), train=False)
+        mask = batch["mask"]
+        return {
+            "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0)),
+            "correct": jnp.sum((logits.argmax(-1) == batch["label"]) & mask),
+            "seen": jnp.sum(mask),
+        }
+
+    return eval_step
+
+
+def lambdas(params: Any) -> dict[str, Float[Array, ""]]:
+    """λ of every clipped layer, by the layer's path; empty for a network without TCL.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.training.step import lambdas
+    >>> lambdas({"act1": {"tcl": {"lam": jnp.float32(4.0)}}, "fc": {"kernel": jnp.ones(2)}})
+    {'act1': Array(4., dtype=float32)}
+    """
+    found = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key == LAMBDA:
+            found["/".join(k.key for k in path[:-1]).removesuffix("/tcl")] = value
+    return found

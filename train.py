@@ -1,0 +1,57 @@
+"""Train a network with trainable clipping layers: `python train.py PRESET [--option value ...]`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tcl_jax import presets
+from tcl_jax.cli import check_options, preset_and_options
+from tcl_jax.config import Config
+from tcl_jax.errors import reported_at_exit
+from tcl_jax.training import fit
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a network, and leave a run's folder that convert.py and simulate.py go on from."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: Path
+    """The run's folder: configuration, checkpoints, metrics, later the spiking network."""
+    resume: bool = False
+    """Continue the run in the folder, exactly where it stopped."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    raw_dir: Path | None = None
+    """Where the data set's raw files lie, for a machine that cannot download them."""
+
+
+def main() -> int:
+    name, arguments = preset_and_options("train.py", presets.PRESETS)
+    default = Options(presets.get(name), Path("runs") / name)
+    options = check_options(Options, default, arguments, prog=f"train.py {name}")
+    result = fit(
+        options.config,
+        options.workdir,
+        resume=options.resume,
+        data_dir=options.data_dir,
+        raw_dir=options.raw_dir,
+    )
+    if not result.finished:
+        again = [a for a in sys.argv[1:] if a != "--resume"] + ["--resume"]
+        print(
+            f"stopped and saved at step {result.step}; to go on: python train.py {' '.join(again)}"
+        )
+        return 130
+    print(f"finished: {options.workdir}; next: python convert.py {options.workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with reported_at_exit():
+        sys.exit(main())
