@@ -1,6 +1,8 @@
 """Training: configuration in, a run's folder out."""
 
 from tcl_jax.training.checkpoint import Checkpoints as Checkpoints
+from tcl_jax.training.loop import CHECKPOINTS as CHECKPOINTS
+from tcl_jax.training.loop import CONFIG as CONFIG
 from tcl_jax.training.loop import Result as Result
 from tcl_jax.training.loop import build_model as build_model
 from tcl_jax.training.loop import fit as fit

@@ -39,6 +39,11 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
+            # Named here, for a manager that has saved nothing yet knows no handlers.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "checksums": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
                 best_fn=lambda metrics: metrics["accuracy"],

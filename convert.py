@@ -1,0 +1,61 @@
+"""Convert a trained network into a spiking one: `python convert.py RUN [--option value ...]`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tcl_jax.cli import check_options
+from tcl_jax.conversion.of_run import convert_run
+from tcl_jax.errors import reported_at_exit
+from tcl_jax.report.tables import print_conversion
+from tcl_jax.run import open_run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Convert a run's network into a spiking one, and verify that it still computes the same."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder, as train.py left it."""
+    norm: str = "tcl"
+    """Norm-factors: tcl (trained λ), max, or percentile:P, as in percentile:99.9."""
+    snn: str = "snn"
+    """Name of the spiking network, a folder within the run's."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which trained state: the last, or the one of the highest test accuracy."""
+    calibration_images: int = 2000
+    """Training images from which norm-factors are read (the output's in any case)."""
+    verification_images: int = 1000
+    """Test images on which folded and normalised networks must give the trained one's logits."""
+    batch_size: int = 100
+    """Images at a time."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    raw_dir: Path | None = None
+    """Where the data set's raw files lie."""
+
+
+def main() -> int:
+    o = check_options(Options, None, prog="convert.py")
+    run = open_run(o.run, checkpoint=o.checkpoint, data_dir=o.data_dir, raw_dir=o.raw_dir)
+    artifact = convert_run(
+        run,
+        norm=o.norm,
+        snn=o.snn,
+        calibration_images=o.calibration_images,
+        verification_images=o.verification_images,
+        batch_size=o.batch_size,
+    )
+    print_conversion(artifact.about)
+    print(f"wrote {o.run / o.snn}; next: python simulate.py {o.run} --timesteps 100")
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with reported_at_exit():
+        sys.exit(main())

@@ -1,0 +1,84 @@
+"""Batch norm into weights (Eq. 7): a graph of the same outputs with fewer nodes."""
+
+from collections import Counter
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from tcl_jax.conversion import graph as g
+
+
+def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
+    r"""Fold every per-channel scale and shift into the convolution or linear map before it.
+
+    .. math:: W \leftarrow \frac{\gamma}{\sigma} W, \qquad
+              b \leftarrow \frac{\gamma}{\sigma} (b - \mu) + \beta  \qquad (7)
+
+    found in the graph and not by the names of layers.  A constant factor after a sum (the division
+    of an average) becomes the pool's own.  A scale that has nothing to go into, or whose value
+    differs between positions, stays as it is.
+
+    Args:
+        graph: as traced.
+
+    Returns:
+        A graph with the same outputs.
+    """
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    folded: dict[str, g.Node] = {}
+    renamed: dict[str, str] = {}
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(renamed.get(i, i) for i in node.inputs))
+        before = folded.get(node.inputs[0]) if node.inputs else None
+        merged = None
+        # What others read too must keep its value.
+        if isinstance(node, g.Scale) and before is not None and readers[before.name] == 1:
+            merged = _merge(before, node)
+        if merged is None or before is None:
+            folded[node.name] = node
+        else:
+            folded[before.name] = merged
+            renamed[node.name] = before.name
+            readers[before.name] = readers[node.name]
+    return g.SpikingGraph(tuple(folded.values()))
+
+
+def _merge(before: g.Node, after: g.Scale) -> g.Node | None:
+    """One node that does what the two do, or None where there is no such node."""
+    # In float64: products of three float32 numbers are then rounded once.
+    scale, shift = (np.asarray(v, np.float64) for v in (after.scale, after.shift))
+    match before:
+        case g.Conv() | g.Dense():
+            channels = before.kernel.shape[-1]
+            if not (_per_channel(scale, channels) and _per_channel(shift, channels)):
+                return None
+            scale = np.broadcast_to(scale.reshape(-1), (channels,))
+            shift = np.broadcast_to(shift.reshape(-1), (channels,))
+            bias = np.zeros(channels) if before.bias is None else np.asarray(before.bias, np.float64)
+            return replace(
+                before,
+                kernel=_float32(np.asarray(before.kernel, np.float64) * scale),
+                bias=_float32(bias * scale + shift),
+            )
+        case g.Pool() | g.Sum():
+            if scale.size != 1 or shift.any():
+                return None
+            factor = np.asarray(before.factor, np.float64) * scale.reshape(())
+            return replace(before, factor=_float32(factor))
+        case g.Scale():
+            earlier_shift = np.asarray(before.shift, np.float64)
+            return replace(
+                before,
+                scale=_float32(np.asarray(before.scale, np.float64) * scale),
+                shift=_float32(earlier_shift * scale + shift),
+            )
+    return None
+
+
+def _per_channel(value: np.ndarray, channels: int) -> bool:
+    return value.size == 1 or (value.shape[-1] == channels and value.size == channels)
+
+
+def _float32(value: np.ndarray) -> jnp.ndarray:
+    return jnp.asarray(value, jnp.float32)

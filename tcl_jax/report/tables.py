@@ -1,0 +1,44 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_console = Console()
+
+
+def print_conversion(about: Mapping[str, Any]) -> None:
+    """λ of every layer, and how exactly the converted network computes what the trained one did."""
+    table = Table(title=f"norm-factors ({about['norm']})")
+    table.add_column("neurons")
+    table.add_column("λ", justify="right")
+    for name, lam in about["lambda"].items():
+        value = f"{lam:.4f}" if isinstance(lam, float) else f"{min(lam):.4f}–{max(lam):.4f}"
+        table.add_row(name, value)
+    _console.print(table)
+    v = about["verification"]
+    _console.print(
+        f"folded = trained network: max |Δ logit| {v['max_abs_logit_difference_folded']:.2e} "
+        f"(largest logit {v['largest_logit']:.2f}), the same class on {v['same_class']} of "
+        f"{v['images']} test images; normalised = folded: max |Δ logit| "
+        f"{v['max_abs_logit_difference_normalised']:.2e}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_curve(
+    accuracy: Sequence[float], ann_accuracy: float, latencies: Sequence[int], title: str
+) -> None:
+    """Accuracy at some latencies beside the analog network's, and the loss by conversion."""
+    table = Table(title=title)
+    for heading in ("T", "SNN accuracy", "ANN accuracy", "conversion loss"):
+        table.add_column(heading, justify="right")
+    for t in latencies:
+        snn = accuracy[t - 1]
+        table.add_row(
+            str(t), f"{snn:.2%}", f"{ann_accuracy:.2%}", f"{100 * (ann_accuracy - snn):+.2f} points"
+        )
+    _console.print(table)

@@ -1,0 +1,93 @@
+"""A finished run, opened: its network with trained variables, and its data."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from tcl_jax import config as configs
+from tcl_jax import data
+from tcl_jax.config import Config
+from tcl_jax.errors import InputError
+from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, optimizer
+from tcl_jax.training.step import init_state
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network and its data.
+
+    Attributes:
+        folder: the run's folder.
+        config: what was trained.
+        step: step of the checkpoint that was read.
+        dataset: the images.
+        model: the network.
+        variables: its trained parameters and batch statistics.
+    """
+
+    folder: Path
+    config: Config
+    step: int
+    dataset: data.Dataset
+    model: nn.Module
+    variables: Any
+
+    def logits(self, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        """The network in inference mode, on standardised images."""
+        return self.model.apply(self.variables, images, train=False)
+
+    def train_images(self, count: int, batch_size: int) -> Iterator[Float[Array, "b h w c"]]:
+        """The first `count` training images, standardised; a pass of whole and partial batches."""
+        with closing(
+            data.eval_batches(self.dataset.train, batch_size=batch_size, limit=count)
+        ) as batches:
+            for batch in batches:
+                yield data.standardize(batch["image"][batch["mask"]], self.dataset.info)
+
+
+def open_run(
+    folder: Path,
+    *,
+    checkpoint: Which = "last",
+    data_dir: Path | None = None,
+    raw_dir: Path | None = None,
+) -> Run:
+    """Open a run's folder.
+
+    Args:
+        folder: what train.py left behind.
+        checkpoint: the last state, or the one of the highest test accuracy (chosen on test images:
+            figures of such a network are no estimate of its accuracy on new ones).
+        data_dir: where prepared data sets lie; TFDS's default when None.
+        raw_dir: where raw files of the data set lie.
+
+    Raises:
+        InputError: no run, no checkpoint, a damaged one or one of another network; data missing.
+    """
+    folder = Path(folder)
+    config = configs.read(folder / CONFIG)
+    if not (folder / CHECKPOINTS).is_dir():
+        raise InputError(f"{folder} has no checkpoints: train it first, or restore them")
+    dataset = data.load(
+        config.data.name, data_dir=data_dir, raw_dir=raw_dir, pad_to=config.data.pad_to
+    )
+    model = build_model(config, dataset.info)
+    tx = optimizer.make(config.optim, total_steps=1)
+    shapes = jax.eval_shape(lambda: init_state(model, tx, dataset.info, config.seed))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+    with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+        step = checkpoints.last_step if checkpoint == "last" else checkpoints.best_step
+        if step is None:
+            raise InputError(f"{folder} has no finished checkpoint: train it first")
+        state = checkpoints.restore(step, like)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return Run(folder, config, step, dataset, model, variables)
