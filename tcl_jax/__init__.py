@@ -1,5 +1,6 @@
 """Train JAX networks with trainable clipping layers, convert them to spiking ones, simulate those."""
 
+from tcl_jax import simulation as simulation
 from tcl_jax.clipping import TCL as TCL
 from tcl_jax.clipping import clip as clip
 from tcl_jax.conversion import convert as convert

@@ -17,7 +17,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, optimizer
 from tcl_jax.training.step import init_state
 
-Which = Literal["last", "best"]
+Which = Literal["last", "best"] | int
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def open_run(
 
     Args:
         folder: what train.py left behind.
-        checkpoint: the last state, or the one of the highest test accuracy (chosen on test images:
-            figures of such a network are no estimate of its accuracy on new ones).
+        checkpoint: the last state, the one of the highest test accuracy (chosen on test images:
+            figures of such a network are no estimate of its accuracy on new ones), or a step.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
 
@@ -85,9 +85,13 @@ def open_run(
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
-        step = checkpoints.last_step if checkpoint == "last" else checkpoints.best_step
-        if step is None:
-            raise InputError(f"{folder} has no finished checkpoint: train it first")
+        named = {"last": checkpoints.last_step, "best": checkpoints.best_step}
+        step = named[checkpoint] if isinstance(checkpoint, str) else checkpoint
+        if step not in checkpoints.steps:
+            raise InputError(
+                f"{folder} has no checkpoint {checkpoint} (it has {checkpoints.steps or 'none'}): "
+                "train it first, or convert it again"
+            )
         state = checkpoints.restore(step, like)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return Run(folder, config, step, dataset, model, variables)

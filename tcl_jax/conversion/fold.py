@@ -55,7 +55,9 @@ def _merge(before: g.Node, after: g.Scale) -> g.Node | None:
                 return None
             scale = np.broadcast_to(scale.reshape(-1), (channels,))
             shift = np.broadcast_to(shift.reshape(-1), (channels,))
-            bias = np.zeros(channels) if before.bias is None else np.asarray(before.bias, np.float64)
+            bias = (
+                np.zeros(channels) if before.bias is None else np.asarray(before.bias, np.float64)
+            )
             return replace(
                 before,
                 kernel=_float32(np.asarray(before.kernel, np.float64) * scale),

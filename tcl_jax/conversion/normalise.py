@@ -63,9 +63,7 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
     return g.SpikingGraph(tuple(nodes))
 
 
-def _wanted(
-    graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
+def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Amplitude in whose units each node's value will be: that of the first reader."""
     wanted: dict[str, np.ndarray] = {}
     for node in reversed(graph.nodes):

@@ -149,7 +149,9 @@ class _Tracer:
 
 def _constant(eqn: Any, values: list[Any]) -> list[Any]:
     """Carry out one equation on constants."""
-    read = {v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)}
+    read = {
+        v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
+    }
     alone = core.Jaxpr((), list(read), eqn.outvars, [eqn])
     return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
 

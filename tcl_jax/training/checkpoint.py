@@ -63,6 +63,10 @@ class Checkpoints:
         self._manager.close()
 
     @property
+    def steps(self) -> list[int]:
+        return list(self._manager.all_steps())
+
+    @property
     def last_step(self) -> int | None:
         return self._manager.latest_step()
 

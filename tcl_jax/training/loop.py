@@ -12,22 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from tcl_jax import config as configs
 from tcl_jax import data, models, provenance
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
+from tcl_jax.report import progress
 from tcl_jax.training import optimizer, sharding
 from tcl_jax.training.checkpoint import Checkpoints
 from tcl_jax.training.log import MetricsLog
@@ -126,9 +116,9 @@ def fit(
             closing(batches),
             MetricsLog(workdir, step) as log,
             _interruptible() as interrupted,
-            _progress() as progress,
+            progress.make("steps") as display,
         ):
-            bar = progress.add_task("training", total=total_steps, completed=step, note="")
+            bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
             while step < total_steps and not interrupted:
@@ -137,7 +127,7 @@ def fit(
                 step += 1
                 _check_and_log(log, before, step - 1)
                 before = metrics
-                progress.advance(bar)
+                display.advance(bar)
                 if step % steps_per_epoch:
                     continue
                 epoch = step // steps_per_epoch
@@ -156,8 +146,8 @@ def fit(
                 }
                 log.write("epoch", step, record)
                 accuracy = test["accuracy"]
-                progress.console.print(_line(record, config.epochs), highlight=False)
-                progress.update(bar, note=f"test {accuracy:.2%}")
+                display.console.print(_line(record, config.epochs), highlight=False)
+                display.update(bar, note=f"test {accuracy:.2%}")
                 state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 checkpoints.save(step, state, accuracy)
                 started = time.monotonic()
@@ -244,26 +234,6 @@ def _interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
-        _Rate(),
-    )
-
-
-class _Rate(ProgressColumn):
-    """Steps a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

@@ -1,0 +1,71 @@
+"""Simulate a run's spiking network: `python simulate.py RUN --timesteps T [--option value ...]`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tcl_jax.cli import check_options
+from tcl_jax.errors import reported_at_exit
+from tcl_jax.report.tables import print_curve
+from tcl_jax.simulation.of_run import latencies, simulate_run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Accuracy of a run's spiking network at every latency up to T, beside the trained network's.
+
+    Writes curve.csv, curve.png and summary.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder, after convert.py."""
+    timesteps: int = 100
+    """The longest latency T; the whole curve up to it comes from one pass."""
+    snn: str = "snn"
+    """Which spiking network of the run, as convert.py named it."""
+    readout: Literal["spikes", "membrane"] = "spikes"
+    """Classify by output spikes, as the paper does, or by the output's accumulated current."""
+    v0: float = 0.0
+    """Membrane potential at the start, as a fraction of the threshold."""
+    images: int | None = None
+    """Number of test images (default: all)."""
+    batch_size: int = 100
+    """Images at a time."""
+    output: Path | None = None
+    """Where to write (default: the run's folder, or the spiking network's if it has a name)."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    raw_dir: Path | None = None
+    """Where the data set's raw files lie."""
+
+
+def main() -> int:
+    o = check_options(Options, None, prog="simulate.py")
+    curve, summary = simulate_run(
+        o.run,
+        timesteps=o.timesteps,
+        snn=o.snn,
+        output=o.output,
+        readout=o.readout,
+        v0=o.v0,
+        images=o.images,
+        batch_size=o.batch_size,
+        data_dir=o.data_dir,
+        raw_dir=o.raw_dir,
+    )
+    title = (
+        f"{summary['network']} on {summary['images']} test images of {summary['data']}, "
+        f"{summary['norm']} norm, {o.readout} readout"
+    )
+    print_curve(list(curve), summary["ann_accuracy"], latencies(o.timesteps), title)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with reported_at_exit():
+        sys.exit(main())

@@ -1,0 +1,97 @@
+"""Accuracy against latency: one pass over time gives every T up to the last."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tcl_jax.conversion.graph import SpikingGraph
+from tcl_jax.simulation.readout import Readout, classify
+from tcl_jax.simulation.simulator import State, check_timesteps, drive, init_state, step
+
+
+@partial(jax.jit, static_argnames=("timesteps", "readout"))
+def correct_by_latency(
+    graph: SpikingGraph,
+    x: Float[Array, "b ..."],
+    labels: Int[Array, " b"],
+    mask: Bool[Array, " b"],
+    *,
+    timesteps: int,
+    readout: Readout = "spikes",
+    v0: float | Float[Array, ""] = 0.0,
+) -> Int[Array, " t"]:
+    """How many images of a batch are classified correctly at t = 1, 2, ... `timesteps`.
+
+    Simulation is causal, so that one scan gives the whole curve; only the sums leave it, and
+    memory does not grow with T.
+
+    Args:
+        graph: the network.
+        x: images.
+        labels: their classes.
+        mask: False where an image is padding.
+        timesteps: the longest latency T.
+        readout: how a class is read.
+        v0: membrane potential at the start, as a fraction of the threshold.
+
+    Raises:
+        InputError: `timesteps` is not above 0, or the images do not fit the graph.
+    """
+    check_timesteps(timesteps)
+    driven = drive(graph, x)
+
+    def body(state: State, _: None) -> tuple[State, Array]:
+        state, _ = step(graph, state, driven)
+        return state, jnp.sum((classify(graph, state, readout) == labels) & mask)
+
+    return jax.lax.scan(body, init_state(graph, x.shape[0], v0), length=timesteps)[1]
+
+
+def latency_curve(
+    graph: SpikingGraph,
+    batches: Iterable[dict[str, Any]],
+    timesteps: int,
+    *,
+    readout: Readout = "spikes",
+    v0: float = 0.0,
+    done: Callable[[int], None] = lambda images: None,
+) -> Float[np.ndarray, " t"]:
+    """Accuracy at every latency up to `timesteps`, exact over batches of any size and padding.
+
+    Args:
+        graph: the network.
+        batches: of ``{"image", "label", "mask"}``, images standardised; laid over devices as the
+            caller likes.
+        timesteps: the longest latency T.
+        readout: how a class is read.
+        v0: membrane potential at the start, as a fraction of the threshold.
+        done: told the number of images after each batch.
+
+    Returns:
+        Accuracy in [0, 1] at T = 1, 2, ...; the curve to a shorter T is a prefix of it.
+
+    Raises:
+        InputError: `timesteps` is not above 0, or the images do not fit the graph.
+    """
+    check_timesteps(timesteps)
+    correct, seen = np.zeros(timesteps, np.int64), 0
+    for batch in batches:
+        found = correct_by_latency(
+            graph,
+            batch["image"],
+            batch["label"],
+            batch["mask"],
+            timesteps=timesteps,
+            readout=readout,
+            v0=v0,
+        )
+        correct += np.asarray(found)
+        images = int(np.sum(batch["mask"]))
+        seen += images
+        done(images)
+    return correct / seen

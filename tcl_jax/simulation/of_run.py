@@ -1,0 +1,136 @@
+"""Simulation of a run's spiking network on its test images: table, curve, plot and summary."""
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from tcl_jax import data, provenance
+from tcl_jax.conversion import artifact as artifacts
+from tcl_jax.errors import InputError
+from tcl_jax.report import progress
+from tcl_jax.report.plots import plot_curves
+from tcl_jax.run import open_run
+from tcl_jax.simulation.latency import latency_curve
+from tcl_jax.simulation.readout import Readout
+from tcl_jax.simulation.simulator import check_timesteps
+from tcl_jax.training import sharding
+from tcl_jax.training.step import make_eval_step
+
+PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
+"""Latencies of the paper's Tables I and II, and some shorter ones."""
+
+
+def simulate_run(
+    folder: Path,
+    *,
+    timesteps: int,
+    snn: str = "snn",
+    output: Path | None = None,
+    readout: Readout = "spikes",
+    v0: float = 0.0,
+    images: int | None = None,
+    batch_size: int = 100,
+    data_dir: Path | None = None,
+    raw_dir: Path | None = None,
+) -> tuple[Float[np.ndarray, " t"], dict[str, Any]]:
+    """Accuracy against latency on test images, and the trained network's on the same ones.
+
+    Writes `curve.csv` (T and accuracy, every T from 1), `curve.png` and `summary.json`.
+
+    Args:
+        folder: the run's folder.
+        timesteps: the longest latency T.
+        snn: name of the spiking network within the run's folder.
+        output: folder to write to; the run's for ``snn``, else the spiking network's.
+        readout: how a class is read.
+        v0: membrane potential at the start, as a fraction of the threshold.
+        images: number of test images; None takes all.
+        batch_size: images at a time, over all devices.
+        data_dir: where prepared data sets lie; TFDS's default when None.
+        raw_dir: where raw files of the data set lie.
+
+    Returns:
+        Accuracy at T = 1, 2, ..., and the summary.
+
+    Raises:
+        InputError: a number is out of range, or there is no such spiking network or it is damaged.
+    """
+    check_timesteps(timesteps)
+    if batch_size < 1 or (images is not None and images < 1):
+        raise InputError("--batch-size and --images must be at least 1")
+    if not 0 <= v0 < 1:
+        raise InputError(f"--v0 must be in [0, 1), got {v0}: it is a fraction of the threshold")
+    folder = Path(folder)
+    artifact = artifacts.load(folder / snn)
+    run = open_run(
+        folder, checkpoint=artifact.about["checkpoint_step"], data_dir=data_dir, raw_dir=raw_dir
+    )
+    output = output or (folder if snn == "snn" else folder / snn)
+    output.mkdir(parents=True, exist_ok=True)
+    mesh = sharding.data_mesh()
+    sharding.check_batch_size(batch_size, mesh)
+    count = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
+
+    ann = {"correct": 0, "seen": 0}
+    eval_step = make_eval_step(run.model, run.dataset.info)
+    variables = sharding.replicate(run.variables, mesh)
+
+    def batches() -> Iterator[dict[str, Any]]:
+        with closing(
+            data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
+        ) as raw:
+            for batch in raw:
+                sharded = sharding.shard_batch(dict(batch), mesh)
+                found = eval_step(variables, sharded)
+                ann["correct"] += int(found["correct"])
+                ann["seen"] += int(found["seen"])
+                yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
+
+    with progress.bar("simulating", total=count, unit="images") as done:
+        curve = latency_curve(
+            sharding.replicate(artifact.graph, mesh),
+            batches(),
+            timesteps,
+            readout=readout,
+            v0=v0,
+            done=done,
+        )
+    ann_accuracy = ann["correct"] / ann["seen"]
+    summary = {
+        "timesteps": timesteps,
+        "images": ann["seen"],
+        "ann_accuracy": ann_accuracy,
+        "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
+        "readout": readout,
+        "v0": v0,
+        "snn": snn,
+        "norm": artifact.about["norm"],
+        "network": run.config.model.name,
+        "tcl": run.config.model.tcl,
+        "data": run.config.data.name,
+        **provenance.describe(),
+    }
+    with (output / "curve.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("T", "accuracy"))
+        writer.writerows((t, f"{a:.6f}") for t, a in enumerate(curve, start=1))
+    label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
+    plot_curves(
+        {label: curve},
+        {"": ann_accuracy},
+        output / "curve.png",
+        title=f"{run.config.model.name} on {run.config.data.name}, {ann['seen']} test images",
+    )
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return curve, summary
+
+
+def latencies(timesteps: int) -> list[int]:
+    """The paper's latencies up to T, and T itself."""
+    return sorted({t for t in PAPER_LATENCIES if t <= timesteps} | {timesteps})
