@@ -1,4 +1,4 @@
-"""Trainable clipping (Ho & Chang, DAC 2021, §III-B): the function `clip` and the Flax layer `TCL`."""
+"""Trainable clipping (Ho & Chang, DAC 2021, §III-B): the function `clip`, the Flax layer `TCL`."""
 
 import math
 

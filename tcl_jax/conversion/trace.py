@@ -72,7 +72,8 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
         )
     if len(outputs) != 1 or not isinstance(outputs[0], _Signal):
         raise UnsupportedOperation(
-            "cannot convert this function: it must return one array of logits computed from its input"
+            "cannot convert this function: it must return one array of logits, computed from its "
+            "input"
         )
     one = jnp.ones((), jnp.float32)
     tracer.nodes.append(g.Output("output", (outputs[0].node,), one * jnp.inf, one))
@@ -246,11 +247,10 @@ def _dot(t: _Tracer, eqn: Any, a: Any, b: Any) -> Any:
 
 def _scale(t: _Tracer, eqn: Any, x: _Signal, scale: Any, shift: Any) -> Any:
     values = [np.asarray(v, np.float32) for v in (scale, shift)]
-    if any(v.ndim == eqn.outvars[0].aval.ndim and v.shape[0] != 1 for v in values):
-        # A constant with a batch axis acts on the images of a batch alike, or it is no network.
-        if any(v.ndim and v.shape[0] == _BATCH and np.ptp(v, axis=0).any() for v in values):
-            return t.refuse(eqn, "a constant differs between the images of a batch")
-    values = [v[0] if v.ndim == eqn.outvars[0].aval.ndim else v for v in values]
+    rank = eqn.outvars[0].aval.ndim
+    if any(v.ndim == rank and np.ptp(v, axis=0).any() for v in values):
+        return t.refuse(eqn, "a constant differs between the images of a batch")
+    values = [v[0] if v.ndim == rank else v for v in values]
     arrays = [jnp.asarray(v) for v in values]
     return t.add(eqn, "scale", lambda name: g.Scale(name, (x.node,), *arrays))
 

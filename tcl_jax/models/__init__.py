@@ -58,8 +58,8 @@ def create(
     height, width, _ = image_shape
     if min(height, width) < smallest:
         raise InputError(
-            f"{name} needs images of at least {smallest}×{smallest}, got {height}×{width}: pad them "
-            f"with --data.pad-to {smallest}, or choose another network"
+            f"{name} needs images of at least {smallest}×{smallest}, got {height}×{width}: pad "
+            f"them with --data.pad-to {smallest}, or choose another network"
         )
     if not lam > 0:
         raise InputError(f"λ must start above 0, got {lam}")

@@ -30,7 +30,7 @@ def make(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
 
     Without momentum a step moves λ by Eq. 11,
 
-    .. math:: \lambda \leftarrow \lambda - \eta \alpha \lambda - \eta \, \partial L / \partial \lambda .
+    .. math:: \lambda \leftarrow \lambda - \eta\alpha\lambda - \eta\,\partial_\lambda L . \quad (11)
 
     With it, the L2 term enters the momentum like the gradient it belongs to.
 

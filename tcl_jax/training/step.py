@@ -53,7 +53,7 @@ def cross_entropy(
 def make_train_step(
     model: nn.Module, tx: optax.GradientTransformation, info: DataInfo
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """``state, batch -> state, {loss, accuracy, smallest_lambda}``, jitted; it donates the state."""
+    """``state, batch -> state, {loss, accuracy, smallest_lambda}``; the state is donated."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = standardize(batch["image"], info)
@@ -82,7 +82,7 @@ def make_train_step(
 
 
 def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Batch], Metrics]:
-    """``variables, masked batch -> sums of {loss, correct, seen}``, to be divided once at the end."""
+    """``variables, masked batch -> sums of {loss, correct, seen}``, to be divided at the end."""
 
     @jax.jit
     def eval_step(variables: Any, batch: Batch) -> Metrics:
