@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -42,7 +42,7 @@ class Run:
 
     def logits(self, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
         """The network in inference mode, on standardised images."""
-        return self.model.apply(self.variables, images, train=False)
+        return cast(Array, self.model.apply(self.variables, images, train=False))
 
     def train_images(self, count: int, batch_size: int) -> Iterator[Float[Array, "b h w c"]]:
         """The first `count` training images, standardised; a pass of whole and partial batches."""

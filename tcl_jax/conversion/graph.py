@@ -24,7 +24,7 @@ def _leaves(*arrays: str) -> Callable[[_T], _T]:
     """Make a dataclass a pytree: the named fields are leaves, the others structure."""
 
     def register(cls: _T) -> _T:
-        meta = [f.name for f in fields(cls) if f.name not in arrays]  # type: ignore[arg-type]
+        meta = [f.name for f in fields(cls) if f.name not in arrays]
         return jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
 
     return register
@@ -172,6 +172,11 @@ class SpikingGraph:
     @property
     def neurons(self) -> tuple[Neuron, ...]:
         return tuple(n for n in self.nodes if isinstance(n, Neuron))
+
+    @property
+    def spiking(self) -> tuple[Neuron | Output, ...]:
+        """All that fires: the neurons, and last the output's."""
+        return (*self.neurons, self.output)
 
 
 def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:

@@ -36,7 +36,7 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
     Raises:
         InputError: a threshold is not finite and above 0.
     """
-    for node in (*graph.neurons, graph.output):
+    for node in graph.spiking:
         threshold = np.asarray(node.threshold)
         if not (np.isfinite(threshold).all() and (threshold > 0).all()):
             raise InputError(

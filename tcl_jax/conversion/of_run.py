@@ -67,9 +67,7 @@ def convert_run(
     verification = _verify(run, folded, clipped, normalised, verification_images, batch_size)
     about = {
         "norm": str(how),
-        "lambda": {
-            n.name: np.asarray(n.threshold).tolist() for n in (*clipped.neurons, clipped.output)
-        },
+        "lambda": {n.name: np.asarray(n.threshold).tolist() for n in clipped.spiking},
         "calibration_images": min(calibration_images, info.num_train),
         "verification": verification,
         "network": run.config.model.name,

@@ -33,13 +33,13 @@ def plot_curves(
         t = np.arange(1, len(accuracy) + 1)
         (line,) = axes.plot(t, 100 * np.asarray(accuracy), label=label, linewidth=1.8)
         colour[label] = line.get_color()
-    for label, accuracy in ann_accuracy.items():
+    for label, level in ann_accuracy.items():
         axes.axhline(
-            100 * accuracy,
+            100 * level,
             color=colour.get(label, "0.4"),
             linestyle="--",
             linewidth=1,
-            label=f"ANN{', ' + label if len(ann_accuracy) > 1 else ''} {accuracy:.2%}",
+            label=f"ANN{', ' + label if len(ann_accuracy) > 1 else ''} {level:.2%}",
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())

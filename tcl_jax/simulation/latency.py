@@ -23,7 +23,7 @@ def correct_by_latency(
     *,
     timesteps: int,
     readout: Readout = "spikes",
-    v0: float | Float[Array, ""] = 0.0,
+    v0: float = 0.0,
 ) -> Int[Array, " t"]:
     """How many images of a batch are classified correctly at t = 1, 2, ... `timesteps`.
 
@@ -46,7 +46,7 @@ def correct_by_latency(
     driven = drive(graph, x)
 
     def body(state: State, _: None) -> tuple[State, Array]:
-        state, _ = step(graph, state, driven)
+        state = step(graph, state, driven)[0]
         return state, jnp.sum((classify(graph, state, readout) == labels) & mask)
 
     return jax.lax.scan(body, init_state(graph, x.shape[0], v0), length=timesteps)[1]

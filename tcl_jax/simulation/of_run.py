@@ -122,7 +122,7 @@ def simulate_run(
         writer.writerows((t, f"{a:.6f}") for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
     plot_curves(
-        {label: curve},
+        {label: list(curve)},
         {"": ann_accuracy},
         output / "curve.png",
         title=f"{run.config.model.name} on {run.config.data.name}, {ann['seen']} test images",

@@ -1,5 +1,6 @@
 """The training loop: epochs, checkpoints, logs, and an orderly end however it comes."""
 
+import dataclasses
 import json
 import math
 import signal
@@ -148,7 +149,7 @@ def fit(
                 accuracy = test["accuracy"]
                 display.console.print(_line(record, config.epochs), highlight=False)
                 display.update(bar, note=f"test {accuracy:.2%}")
-                state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
                 checkpoints.save(step, state, accuracy)
                 started = time.monotonic()
             if checkpoints.last_step != step:
