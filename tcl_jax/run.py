@@ -14,7 +14,7 @@ from tcl_jax import config as configs
 from tcl_jax import data
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
-from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, optimizer
+from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset, optimizer
 from tcl_jax.training.step import init_state
 
 Which = Literal["last", "best"] | int
@@ -76,9 +76,7 @@ def open_run(
     config = configs.read(folder / CONFIG)
     if not (folder / CHECKPOINTS).is_dir():
         raise InputError(f"{folder} has no checkpoints: train it first, or restore them")
-    dataset = data.load(
-        config.data.name, data_dir=data_dir, raw_dir=raw_dir, pad_to=config.data.pad_to
-    )
+    dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
     model = build_model(config, dataset.info)
     tx = optimizer.make(config.optim, total_steps=1)
     shapes = jax.eval_shape(lambda: init_state(model, tx, dataset.info, config.seed))

@@ -36,11 +36,11 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
     Raises:
         InputError: a threshold is not finite and above 0.
     """
-    for node in graph.spiking:
-        threshold = np.asarray(node.threshold)
+    for spiking in graph.spiking:
+        threshold = np.asarray(spiking.threshold)
         if not (np.isfinite(threshold).all() and (threshold > 0).all()):
             raise InputError(
-                f"neurons {node.name!r} have threshold {threshold.min()}, which must be finite and "
+                f"neurons {spiking.name!r} have threshold {threshold.min()}, which must be finite and "
                 "above 0: a ReLU without clip needs norm-factors from data (--norm max or "
                 "--norm percentile:99.9)"
             )

@@ -24,7 +24,6 @@ from tcl_jax.data.prepare import (
 )
 from tcl_jax.errors import InputError
 
-
 _ENCODED = tfds.decode.SkipDecoding()  # pyright: ignore  (it is made by a decorator)
 
 

@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from tcl_jax import config as configs
-from tcl_jax import data, models, provenance
+from tcl_jax import data, provenance
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
 from tcl_jax.training import optimizer, sharding
 from tcl_jax.training.checkpoint import Checkpoints
 from tcl_jax.training.log import MetricsLog
+from tcl_jax.training.setup import build_model, load_dataset
 from tcl_jax.training.step import TrainState, init_state, lambdas, make_eval_step, make_train_step
 
 CONFIG = "config.json"
@@ -77,9 +78,7 @@ def fit(
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     _check_folder(config, workdir, resume)
-    dataset = data.load(
-        config.data.name, data_dir=data_dir, raw_dir=raw_dir, pad_to=config.data.pad_to
-    )
+    dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
     info = dataset.info
     model = build_model(config, info)
     steps_per_epoch = data.steps_per_epoch(dataset, config.batch_size)
@@ -156,18 +155,6 @@ def fit(
                 _check_and_log(log, before, step)
                 checkpoints.save(step, state)
     return Result(step, step == total_steps, accuracy)
-
-
-def build_model(config: Config, info: data.DataInfo):
-    """The network of a run."""
-    return models.create(
-        config.model.name,
-        image_shape=info.image_shape,
-        num_classes=info.num_classes,
-        tcl=config.model.tcl,
-        lam=config.model.lam,
-        dtype=jnp.dtype(config.model.dtype),
-    )
 
 
 def evaluate(
