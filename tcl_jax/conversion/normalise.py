@@ -40,8 +40,8 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
         threshold = np.asarray(spiking.threshold)
         if not (np.isfinite(threshold).all() and (threshold > 0).all()):
             raise InputError(
-                f"neurons {spiking.name!r} have threshold {threshold.min()}, which must be finite and "
-                "above 0: a ReLU without clip needs norm-factors from data (--norm max or "
+                f"neurons {spiking.name!r} have threshold {threshold.min()}, which must be finite "
+                "and above 0: a ReLU without clip needs norm-factors from data (--norm max or "
                 "--norm percentile:99.9)"
             )
     shapes = g.shapes(graph)
