@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -69,5 +70,20 @@ def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: st
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """Loss and accuracy on training and test images against epochs (the paper's Figs. 4 and 5)."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    number = [r["epoch"] for r in epochs]
+    for axes, what, factor in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
+        for part in ("train", "test"):
+            axes.plot(number, [factor * r[f"{part}_{what}"] for r in epochs], label=part)
+        axes.set(xlabel="epoch", ylabel=what + (" (%)" if factor == 100 else ""))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
