@@ -7,6 +7,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -108,10 +109,13 @@ def test_idx_label_out_of_range_is_refused(tmp_path: Path) -> None:
 # --- CIFAR ----------------------------------------------------------------------------------
 
 
-class _Python2Pickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
+_PICKLER: Any = pickle._Pickler  # pyright: ignore  (the one written in Python)
+
+
+class _Python2Pickler(_PICKLER):
     """Writes byte strings as Python 2 did: so were the official files pickled."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch: ClassVar[dict[Any, Any]] = dict(_PICKLER.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
         self.write(b"T" + struct.pack("<i", len(value)) + value)
@@ -185,7 +189,7 @@ CIFAR_FORMS = {
 }
 
 
-def _tar(path: Path, files: dict[str, bytes], mode: str = "w") -> None:
+def _tar(path: Path, files: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> None:
     with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
@@ -244,8 +248,8 @@ def test_class_names_are_kept(tmp_path: Path) -> None:
     _write_cifar(tmp_path, "cifar10", "python", packed=True)
     data.load("cifar10", data_dir=tmp_path, raw_dir=tmp_path)
     (folder,) = (tmp_path / "cifar10").iterdir()
-    features = tfds.builder_from_directory(folder).info.features
-    assert features is not None and features["label"].names[:2] == ["c0", "c1"]
+    features: Any = tfds.builder_from_directory(folder).info.features
+    assert features["label"].names[:2] == ["c0", "c1"]
 
 
 @pytest.mark.parametrize("form", ["python", "binary"])
@@ -410,7 +414,7 @@ def test_truncated_imagenet_tar_is_named(tmp_path: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("augment", ["none", "resized_crop_flip"])
-def test_truncated_photograph_is_named(tmp_path: Path, augment: str) -> None:
+def test_truncated_photograph_is_named(tmp_path: Path, augment: Any) -> None:
     _write_imagenet(tmp_path, train_tar=False, validation="flat")
     path = tmp_path / "train" / WNIDS[1] / f"{WNIDS[1]}_7.JPEG"
     path.write_bytes(path.read_bytes()[:200])
