@@ -4,6 +4,7 @@ from tcl_jax.data.dataset import ArraySource as ArraySource
 from tcl_jax.data.dataset import DataInfo as DataInfo
 from tcl_jax.data.dataset import Dataset as Dataset
 from tcl_jax.data.dataset import Source as Source
+from tcl_jax.data.jpeg import JpegSource as JpegSource
 from tcl_jax.data.pipeline import eval_batches as eval_batches
 from tcl_jax.data.pipeline import steps_per_epoch as steps_per_epoch
 from tcl_jax.data.pipeline import train_batches as train_batches

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
+
+# Rectangles drawn before a random resized crop settles for the largest one.
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +66,63 @@ def crop_and_flip(
         cut = padded[row, top : top + height, left : left + width]
         result[row] = cut[:, ::-1] if mirrored else cut
     return result
+
+
+def random_resized_crop_and_flip(
+    image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator, size: int
+) -> UInt8[np.ndarray, "size size c"]:
+    """Cut out a random rectangle, resize it to a square, and mirror it half of the time.
+
+    The rectangle has 8 % to 100 % of the area and an aspect ratio between 3/4 and 4/3.
+
+    Args:
+        image: A photograph of any size.
+        rng: Source of randomness.
+        size: Height and width of the result.
+
+    Returns:
+        The square.
+
+    References:
+        Szegedy et al., Going Deeper with Convolutions, 2015, section 6.
+    """
+    height, width = image.shape[:2]
+    for _ in range(_ATTEMPTS):
+        area = height * width * rng.uniform(0.08, 1.0)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        cut_height, cut_width = round(np.sqrt(area / aspect)), round(np.sqrt(area * aspect))
+        if 0 < cut_height <= height and 0 < cut_width <= width:
+            break
+    else:  # a very long image: the largest rectangle with an allowed aspect ratio
+        cut_height = min(height, round(width * 4 / 3))
+        cut_width = min(width, round(height * 4 / 3))
+    top = rng.integers(0, height - cut_height + 1)
+    left = rng.integers(0, width - cut_width + 1)
+    cut = _resize(image[top : top + cut_height, left : left + cut_width], size, size)
+    return cut[:, ::-1] if rng.random() < 0.5 else cut
+
+
+def resize_and_centre_crop(
+    image: UInt8[np.ndarray, "h w c"], size: int
+) -> UInt8[np.ndarray, "size size c"]:
+    """Resize the shorter side to 256/224 of `size` and cut out the centre.
+
+    Args:
+        image: A photograph of any size.
+        size: Height and width of the result.
+
+    Returns:
+        The square.
+    """
+    height, width = image.shape[:2]
+    scale = round(size * 256 / 224) / min(height, width)
+    image = _resize(image, round(height * scale), round(width * scale))
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Averaging over areas avoids aliasing, but has no meaning when an image grows.
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)

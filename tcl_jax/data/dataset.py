@@ -1,11 +1,10 @@
 """What a data set is: a description, and two splits that can be indexed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Protocol, TypedDict
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,18 @@ class Element(TypedDict):
     label: int
 
 
-@runtime_checkable
 class Source(Protocol):
     """A split: random access to its elements."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Element: ...
+
+    def gather(
+        self, indices: Int[np.ndarray, " b"]
+    ) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"]]:
+        """Copies of the images and labels at `indices`, as two arrays."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +72,9 @@ class ArraySource:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
     def gather(
-        self, indices: Sequence[int] | np.ndarray
+        self, indices: Int[np.ndarray, " b"]
     ) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"]]:
-        """The images and labels at `indices`, as two arrays."""
+        """Copies of the images and labels at `indices`, as two arrays."""
         return self.images[indices], self.labels[indices]
 
 

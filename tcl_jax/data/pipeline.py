@@ -4,24 +4,28 @@ Everything random is a function of the seed and of a position in the stream, nev
 state.  So a run restarts exactly from a step, and any number of processes sees the same batch.
 """
 
+import os
 from collections.abc import Callable, Generator
 from functools import lru_cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Bool, Int32, UInt8
 
 from tcl_jax.data.augment import crop_and_flip, draw_crops
-from tcl_jax.data.dataset import ArraySource, Dataset, Source
+from tcl_jax.data.dataset import Dataset, Source
+from tcl_jax.data.jpeg import JpegSource
 from tcl_jax.errors import InputError
 
-Augment = Literal["none", "crop_flip"]
+Augment = Literal["none", "crop_flip", "resized_crop_flip"]
 
 # Purposes of random streams, so that two of them never share a seed.
 _ORDER, _CROPS = 0, 1
 _ENDLESS = 2**62
-_READ_AHEAD = 4
+_READ_AHEAD = 2
+_MOST_THREADS = 16
 
 
 class TrainBatch(TypedDict):
@@ -72,9 +76,9 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> Int32[np.ndarray, "
     Returns:
         A permutation of 0 ... num_examples - 1, the same for the same arguments.
     """
-    order = np.random.default_rng([seed, _ORDER, epoch]).permutation(num_examples)
-    order.flags.writeable = False
-    return order.astype(np.int32)
+    order = np.random.default_rng([seed, _ORDER, epoch]).permutation(num_examples).astype(np.int32)
+    order.flags.writeable = False  # it is shared by all callers
+    return order
 
 
 def train_batches(
@@ -95,14 +99,15 @@ def train_batches(
         seed: Decides order and augmentation.
         start_step: Step to start from: the stream is the one from step 0 with its first
             `start_step` batches left out.
-        augment: `none`, or `crop_flip` (zero padding by an eighth of the height, random crop,
-            and mirroring where the classes allow it).
+        augment: `none` (photographs: the crop of evaluation); for small images `crop_flip`:
+            zero padding by an eighth of the height, random crop, and mirroring where the classes
+            allow it; for photographs `resized_crop_flip`: random resized crop and mirroring.
         shard: This process's index and the number of processes; the process gets its contiguous
             part of every batch.
         workers: Number of worker processes; 0 reads ahead in threads.
 
     Returns:
-        The stream; `close()` it, or exhaust its owner, to end the reading ahead.
+        The stream; reading ahead ends when it is closed (`close()`) or collected.
 
     Raises:
         InputError: The arguments do not fit each other or the data set.
@@ -111,22 +116,35 @@ def train_batches(
     rows = _rows(batch_size, shard)
     if seed < 0 or start_step < 0:
         raise InputError(f"seed={seed} and start_step={start_step} must not be negative.")
-    if augment not in ("none", "crop_flip"):
-        raise InputError(f"There is no augmentation {augment!r}: choose none or crop_flip.")
-    pad = dataset.info.image_shape[0] // 8
+    if augment not in get_args(Augment):
+        raise InputError(
+            f"There is no augmentation {augment!r}: choose from {', '.join(get_args(Augment))}."
+        )
+    train, info = dataset.train, dataset.info
+    if augment == "resized_crop_flip" and not isinstance(train, JpegSource):
+        raise InputError(f"resized_crop_flip is for photographs: choose crop_flip for {info.name}.")
+    if augment == "crop_flip" and isinstance(train, JpegSource):
+        raise InputError(
+            f"crop_flip is for small images: choose resized_crop_flip for {info.name}."
+        )
+    pad = info.image_shape[0] // 8
 
     def batch(step: int) -> TrainBatch:
         epoch, number = divmod(step, per_epoch)
-        order = epoch_order(len(dataset.train), seed, epoch)
+        order = epoch_order(len(train), seed, epoch)
         indices = order[number * batch_size : (number + 1) * batch_size][rows]
-        image, label = _gather(dataset.train, indices)
+        if isinstance(train, JpegSource) and augment == "resized_crop_flip":
+            seeds = ([seed, _CROPS, step, row] for row in range(batch_size)[rows])
+            image, label = train.random_crops(indices, map(np.random.default_rng, seeds))
+        else:
+            image, label = train.gather(indices)
         if augment == "crop_flip":
             rng = np.random.default_rng([seed, _CROPS, step])
-            crops = draw_crops(rng, batch_size, pad=pad, mirrors=dataset.info.mirrors)
+            crops = draw_crops(rng, batch_size, pad=pad, mirrors=info.mirrors)
             image = crop_and_flip(image, crops[rows], pad=pad)
         return {"image": image, "label": label}
 
-    return _stream(batch, start_step, _ENDLESS, workers)
+    return _stream(batch, range(start_step, _ENDLESS), _threads(train), workers)
 
 
 def eval_batches(
@@ -156,16 +174,13 @@ def eval_batches(
     count = len(source) if limit is None else min(limit, len(source))
 
     def batch(step: int) -> EvalBatch:
-        start, stop = step * batch_size + rows.start, step * batch_size + rows.stop
-        image, label = _gather(source, np.arange(min(start, count), min(stop, count)))
-        missing = stop - start - len(label)
-        return {
-            "image": np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(label, (0, missing)),
-            "mask": np.arange(start, stop) < count,
-        }
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+        mask = positions < count
+        image, label = source.gather(np.minimum(positions, count - 1))
+        image[~mask], label[~mask] = 0, 0
+        return {"image": image, "label": label, "mask": mask}
 
-    return _stream(batch, 0, -(-count // batch_size), 0)
+    return _stream(batch, range(-(-count // batch_size)), _threads(source), workers=0)
 
 
 def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
@@ -179,22 +194,24 @@ def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
     return slice(index * size, (index + 1) * size)
 
 
-def _gather(
-    source: Source, indices: np.ndarray
-) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"]]:
-    if isinstance(source, ArraySource):
-        return source.gather(indices)
-    raise NotImplementedError
+def _threads(source: Source) -> int:
+    """Batches to make at the same time: gathering small images needs no help."""
+    return min(_MOST_THREADS, os.cpu_count() or 1) if isinstance(source, JpegSource) else 1
 
 
 def _stream(
-    batch: Callable[[int], Any], start: int, stop: int, workers: int
+    batch: Callable[[int], Any], steps: range, threads: int, workers: int
 ) -> Generator[Any, None, None]:
-    """Make the batches of steps `start` to `stop` ahead of their use."""
-    steps = grain.MapDataset.range(start, stop).map(batch)
-    batches = steps.to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=_READ_AHEAD)
+    """Make the batches of `steps` ahead of their use."""
+    batches = (
+        grain.MapDataset.range(steps.start, steps.stop)
+        .map(batch)
+        .to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=threads + _READ_AHEAD))
     )
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's flags
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, _READ_AHEAD))
     iterator = iter(batches)
     try:
         yield from iterator

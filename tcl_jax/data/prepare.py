@@ -6,7 +6,7 @@ prepared folder is the one that TFDS itself would have written.
 """
 
 import json
-import urllib.error
+import re
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from tcl_jax.errors import InputError
 
 _PROBE_SECONDS = 5.0
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ def find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
         InputError: Only data in a format without random access is there.
     """
     unreadable: list[Path] = []
-    versions = sorted((data_dir / name).glob("*.*.*/dataset_info.json"), key=_version, reverse=True)
-    for description in versions:
+    descriptions = [
+        path
+        for path in (data_dir / name).glob("*/dataset_info.json")
+        # Anything else is what an interrupted preparation left behind.
+        if _VERSION.fullmatch(path.parent.name)
+    ]
+    for description in sorted(descriptions, key=_version, reverse=True):
         try:
             file_format = json.loads(description.read_text()).get("fileFormat")
         except (OSError, ValueError) as error:
@@ -59,50 +66,51 @@ def find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
         unreadable.append(description.parent)
     if unreadable:
         raise InputError(
-            f"{unreadable[0]} is prepared in a format without random access: write it anew with "
-            f"`tfds build {name} --file_format=array_record`, or give another data directory."
+            f"{unreadable[0]} is not prepared as ArrayRecord, and no other format has random "
+            "access: give another data_dir, where it can be prepared from the raw files."
         )
     return None
 
 
-def prepare(
-    name: str, data_dir: Path, read: Callable[[tfds.download.DownloadManager], RawData]
-) -> None:
+def prepare(name: str, data_dir: Path, read: Callable[[Any], RawData]) -> None:
     """Write a data set to `data_dir` in TFDS's own layout, as ArrayRecord.
 
     Args:
         name: Name of the TFDS data set.
         data_dir: Folder that holds prepared data sets.
-        read: Gives the examples; it may download with the manager it is given.
+        read: Gives the examples; it may download with the TFDS download manager it is given.
 
     Raises:
         InputError: The files cannot be fetched or parsed, or the folder cannot be written.
     """
-    stock = tfds.builder_cls(name)
+    stock: Any = tfds.builder_cls(name)
 
-    class Local(stock, skip_registration=True):
-        def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Mapping[str, Any]:
+    # pyright does not see keywords of a class whose base is only known when run
+    class Local(stock, skip_registration=True):  # pyright: ignore
+        def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
             raw = read(dl_manager)
-            for feature, names in raw.class_names.items():
-                self.info.features[feature].names = names
+            features: Any = self.info.features
+            for feature, class_names in raw.class_names.items():
+                features[feature].names = class_names
             return raw.splits
 
         def _generate_examples(self) -> Iterator[tuple[int | str, dict[str, Any]]]:
             raise NotImplementedError("the splits bring their examples with them")
 
     Local.name = name
+    Local.__module__ = stock.__module__
     try:
         Local(data_dir=data_dir, file_format="array_record").download_and_prepare()
-    except InputError:
-        raise
-    except (OSError, tfds.download.DownloadError) as error:
+    except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
+        if find_prepared(name, data_dir) is not None:
+            return  # another process was faster, and its folder stood in the way of ours
         raise InputError(f"{name} cannot be prepared in {data_dir}: {error}") from error
 
 
 def official_urls(name: str) -> Mapping[str, str]:
     """URL by file name of what the stock builder of a data set downloads."""
-    urls = tfds.builder_cls(name).url_infos
-    return {info.filename: url for url, info in urls.items()}
+    stock: Any = tfds.builder_cls(name)
+    return {info.filename: url for url, info in stock.url_infos.items()}
 
 
 def reachable(url: str) -> bool:
@@ -116,4 +124,4 @@ def reachable(url: str) -> bool:
 
 
 def _version(description: Path) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in description.parent.name.split("."))
+    return tuple(map(int, description.parent.name.split(".")))

@@ -4,14 +4,17 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tcl_jax.data import idx
+from tcl_jax.data import cifar, digits, idx, imagenet
 from tcl_jax.data.dataset import ArraySource, DataInfo, Dataset, Source
+from tcl_jax.data.jpeg import JpegSource
 from tcl_jax.data.prepare import (
     RawData,
     find_prepared,
@@ -20,6 +23,9 @@ from tcl_jax.data.prepare import (
     reachable,
 )
 from tcl_jax.errors import InputError
+
+
+_ENCODED = tfds.decode.SkipDecoding()  # pyright: ignore  (it is made by a decorator)
 
 
 @dataclass(frozen=True)
@@ -44,32 +50,63 @@ class _Files:
 @dataclass(frozen=True)
 class _Spec:
     num_classes: int
-    channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    files: _Files | None
+    files: _Files | None = None
     mirrors: bool = True
+    photographs: bool = False
 
 
 _SPECS = {
-    "digits": _Spec(10, 1, (0.3055,), (0.3759,), None, mirrors=False),
+    "digits": _Spec(10, (0.3055,), (0.3759,), mirrors=False),
     "fashion_mnist": _Spec(
         10,
-        1,
         (0.2860,),
         (0.3530,),
         _Files(
             idx.find,
             idx.read,
-            "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, plain or gzipped",
+            "{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz",
             system_folder=Path("/usr/share/datasets/fashion-mnist"),
         ),
+    ),
+    "cifar10": _Spec(
+        10,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        _Files(
+            partial(cifar.find, cifar.CIFAR10),
+            partial(cifar.read, cifar.CIFAR10),
+            "cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or the folder in it",
+        ),
+    ),
+    "cifar100": _Spec(
+        100,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        _Files(
+            partial(cifar.find, cifar.CIFAR100),
+            partial(cifar.read, cifar.CIFAR100),
+            "cifar-100-binary.tar.gz or cifar-100-python.tar.gz, or the folder in it",
+        ),
+    ),
+    "imagenet2012": _Spec(
+        1000,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        _Files(
+            imagenet.find,
+            imagenet.read,
+            "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or folders train and val",
+            downloads=False,
+        ),
+        photographs=True,
     ),
 }
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` takes."""
+    """The names of the data sets that `load` takes."""
     return tuple(_SPECS)
 
 
@@ -79,6 +116,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     raw_dir: str | os.PathLike[str] | None = None,
     pad_to: int | None = None,
+    image_size: int | None = None,
 ) -> Dataset:
     """Load a data set, preparing it first if need be.
 
@@ -90,22 +128,55 @@ def load(
         data_dir: Folder of prepared data; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if None.
         raw_dir: Folder of raw files in their official layout.
         pad_to: Pad small images with zeros, centred, to this height and width.
+        image_size: Crop photographs (ImageNet) to this height and width; 224 if None.
 
     Returns:
-        The data set, in memory.
+        The data set: small images in memory, photographs decoded when they are asked for.
 
     Raises:
-        InputError: The name is unknown, or the data is nowhere to be had or damaged.
+        InputError: The name is unknown, an option does not fit the data set, or the data is
+            nowhere to be had or damaged.
     """
     spec = _spec(name)
+    if spec.photographs and pad_to is not None:
+        raise InputError(f"{name} is cropped, not padded: give image_size instead of pad_to.")
+    if not spec.photographs and image_size is not None:
+        raise InputError(f"{name} has images of one size: give pad_to instead of image_size.")
     if spec.files is None:
-        train, test = _digits()
+        train, test = digits.load()
     else:
         builder = _prepared(name, spec.files, _data_dir(data_dir), raw_dir)
+        if spec.photographs:
+            return _photographs(name, spec, builder, 224 if image_size is None else image_size)
         train, test = _decode(builder, "train"), _decode(builder, "test")
     if pad_to is not None:
         train, test = _pad(train, pad_to), _pad(test, pad_to)
-    return Dataset(_info(name, spec, train.images.shape[1:3], train, test), train, test)
+    height, width = train.images.shape[1:3]
+    return _dataset(name, spec, (height, width), train, test)
+
+
+def _photographs(name: str, spec: _Spec, builder: tfds.core.DatasetBuilder, size: int) -> Dataset:
+    if size < 1:
+        raise InputError(f"image_size={size} must be at least 1.")
+    train, test = (
+        JpegSource(_records(builder, split), f"{builder.data_path}, split {split}", size)
+        for split in ("train", "validation")
+    )
+    return _dataset(name, spec, (size, size), train, test)
+
+
+def _dataset(name: str, spec: _Spec, size: tuple[int, int], train: Source, test: Source) -> Dataset:
+    info = DataInfo(
+        name=name,
+        image_shape=(*size, len(spec.mean)),
+        num_classes=spec.num_classes,
+        num_train=len(train),
+        num_test=len(test),
+        mean=spec.mean,
+        std=spec.std,
+        mirrors=spec.mirrors,
+    )
+    return Dataset(info, train, test)
 
 
 def _spec(name: str) -> _Spec:
@@ -114,20 +185,6 @@ def _spec(name: str) -> _Spec:
         hint = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise InputError(f"There is no data set {name!r}{hint}: choose from {', '.join(_SPECS)}.")
     return _SPECS[name]
-
-
-def _info(name: str, spec: _Spec, size: tuple[int, ...], train: Source, test: Source) -> DataInfo:
-    height, width = size
-    return DataInfo(
-        name=name,
-        image_shape=(height, width, spec.channels),
-        num_classes=spec.num_classes,
-        num_train=len(train),
-        num_test=len(test),
-        mean=spec.mean,
-        std=spec.std,
-        mirrors=spec.mirrors,
-    )
 
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -185,16 +242,24 @@ def _not_found(
     )
 
 
+def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """Random access to the records of a split, with images left encoded."""
+    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
+        raise InputError(
+            f"{builder.data_path} has no examples of split {split}: delete that folder to have it "
+            "prepared again."
+        )
+    return builder.as_data_source(split, decoders={"image": _ENCODED})
+
+
 def _decode(builder: tfds.core.DatasetBuilder, split: str) -> ArraySource:
     """Decode a whole split of small PNG images into memory."""
-    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    if len(records) == 0:
-        raise InputError(f"The split {split} of {builder.data_path} is empty: prepare it again.")
+    records = _records(builder, split)
     examples = records.__getitems__(range(len(records)))
     images = []
     for number, example in enumerate(examples):
         image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:  # OpenCV does not raise on a damaged image
+        if image is None:  # OpenCV does not raise
             raise InputError(
                 f"Image {number} of split {split} in {builder.data_path} is damaged: delete that "
                 "folder to have it prepared again."
@@ -202,24 +267,6 @@ def _decode(builder: tfds.core.DatasetBuilder, split: str) -> ArraySource:
         images.append(image[:, :, None] if image.ndim == 2 else image[:, :, ::-1])
     labels = np.array([example["label"] for example in examples], np.int32)
     return ArraySource(np.stack(images), labels)
-
-
-def _digits() -> tuple[ArraySource, ArraySource]:
-    """scikit-learn's embedded digits; a fifth of each class is the test split."""
-    # Loaded here because scikit-learn takes a second to import and only this needs it.
-    from sklearn.datasets import load_digits
-
-    pixels, targets = load_digits(return_X_y=True)
-    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = targets.astype(np.int32)
-    rng = np.random.default_rng(0)
-    is_test = np.zeros(len(labels), bool)
-    for label in range(10):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        is_test[members[: round(len(members) / 5)]] = True
-    # Consecutive digits were written by the same person: a prefix of a split should not be.
-    train, test = (rng.permutation(np.flatnonzero(chosen)) for chosen in (~is_test, is_test))
-    return ArraySource(images[train], labels[train]), ArraySource(images[test], labels[test])
 
 
 def _pad(source: ArraySource, side: int) -> ArraySource:
