@@ -77,7 +77,11 @@ def open_run(
     if not (folder / CHECKPOINTS).is_dir():
         raise InputError(f"{folder} has no checkpoints: train it first, or restore them")
     dataset = data.load(
-        config.data.name, data_dir=data_dir, raw_dir=raw_dir, pad_to=config.data.pad_to
+        config.data.name,
+        data_dir=data_dir,
+        raw_dir=raw_dir,
+        pad_to=config.data.pad_to,
+        image_size=config.data.image_size,
     )
     model = build_model(config, dataset.info)
     tx = optimizer.make(config.optim, total_steps=1)

@@ -77,7 +77,11 @@ def fit(
     sharding.check_batch_size(config.batch_size, mesh)
     _check_folder(config, workdir, resume)
     dataset = data.load(
-        config.data.name, data_dir=data_dir, raw_dir=raw_dir, pad_to=config.data.pad_to
+        config.data.name,
+        data_dir=data_dir,
+        raw_dir=raw_dir,
+        pad_to=config.data.pad_to,
+        image_size=config.data.image_size,
     )
     info = dataset.info
     model = build_model(config, info)
