@@ -19,7 +19,7 @@ from tcl_jax.run import open_run
 class Options:
     """Convert a run's network into a spiking one, and verify that it still computes the same."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as train.py left it."""
     norm: str = "tcl"
     """Norm-factors: tcl (trained λ), max, or percentile:P, as in percentile:99.9."""

@@ -21,7 +21,7 @@ class Options:
     Writes curve.csv, curve.png and summary.json.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, after convert.py."""
     timesteps: int = 100
     """The longest latency T; the whole curve up to it comes from one pass."""

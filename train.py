@@ -1,6 +1,7 @@
 """Train a network with trainable clipping layers: `python train.py PRESET [--option value ...]`."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,12 @@ def main() -> int:
     if not result.finished:
         again = [a for a in sys.argv[1:] if a != "--resume"] + ["--resume"]
         print(
-            f"stopped and saved at step {result.step}; to go on: python train.py {' '.join(again)}"
+            f"stopped and saved at step {result.step}; to go on: "
+            f"python train.py {shlex.join(again)}"
         )
         return 130
-    print(f"finished: {options.workdir}; next: python convert.py {options.workdir}")
+    done = "finished" if result.test_accuracy is not None else "was finished already"
+    print(f"{done}: {options.workdir}; next: python convert.py {options.workdir}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,9 @@ import tyro
 from tcl_jax.errors import InputError
 
 T = TypeVar("T")
+
+# As tyro's help calls them; the list comes first, for it contains the word of its elements.
+_KINDS = {"[FLOAT": "numbers", "INT": "a whole number", "FLOAT": "a number", "PATH": "a path"}
 
 
 def preset_and_options(prog: str, presets: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -42,7 +46,7 @@ def check_options(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     complaint = io.StringIO()
-    defaults = {} if default is None else {"default": default}
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
             options, unknown = tyro.cli(
@@ -51,11 +55,14 @@ def check_options(
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        raise InputError(f"{_sentence(complaint.getvalue())}; see {prog} --help") from None
+        raise InputError(
+            f"{_sentence(complaint.getvalue(), arguments)} (see {prog} --help)"
+        ) from None
     if unknown:
-        close = difflib.get_close_matches(unknown[0], _options(kind), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(unknown[0].split("=")[0], _options(kind), n=1, cutoff=0.5)
         hint = f": did you mean {close[0]}?" if close else ""
-        raise InputError(f"unknown option {unknown[0]}{hint} ({prog} --help lists them)")
+        what = "unknown option" if unknown[0].startswith("-") else "nothing takes the argument"
+        raise InputError(f"{what} {unknown[0]}{hint} ({prog} --help lists the options)")
     return options
 
 
@@ -66,9 +73,26 @@ def _options(kind: type) -> list[str]:
     )
 
 
-def _sentence(box: str) -> str:
-    """The words of a framed, wrapped complaint."""
+def _sentence(box: str, arguments: Sequence[str]) -> str:
+    """What a framed, wrapped complaint of tyro's says, in one sentence."""
     words = re.sub(r"[╭╮╰╯│─┌┐└┘]|\x1b\[[0-9;]*m", " ", box)
-    words = " ".join(words.split())
-    words = re.split(r"For full helptext|Full helptext|Run .*--help", words)[0]
-    return words.removeprefix("Parsing error ").removesuffix(".").strip(" .") or "bad options"
+    words = re.split(r"For full helptext", " ".join(words.split()))[0]
+    if match := re.search(r"Error parsing (\S+): .* Argument helptext: (.*)", words):
+        option, described = match.groups()
+        kind = next((k for name, k in _KINDS.items() if name in described), "another value")
+        return f"{option} takes {kind}, got {_given(option, arguments)!r}"
+    if match := re.search(r"invalid choice '(.*)' for argument '(\S+)'. .* \((.*)\)", words):
+        value, option, choices = match.groups()
+        return f"{option} must be one of {choices.replace(chr(39), '')}, got {value!r}"
+    if match := re.search(r"Missing value for argument '(\S+)'", words):
+        return f"{match[1]} needs a value"
+    if match := re.search(r"Missing from .*?: (\S+) (.*?)\.? \(required\)", words):
+        return f"{match[1]} is missing: {match[2]}"
+    return words.strip(" .") or "bad options"
+
+
+def _given(option: str, arguments: Sequence[str]) -> str:
+    """The words that follow an option on the command line."""
+    words = [w for a in arguments for w in (a.split("=", 1) if a.startswith("--") else [a])]
+    after = words[words.index(option) + 1 :] if option in words else []
+    return " ".join(itertools.takewhile(lambda w: not w.startswith("--"), after))

@@ -5,7 +5,8 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tcl_jax.errors import InputError
 
@@ -13,6 +14,37 @@ from tcl_jax.errors import InputError
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
+
+
+def _require_types(config: Any, section: str) -> None:
+    """Dataclasses take any value; a configuration may come from a file edited by hand."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        option = f"{section}{name}".replace("_", "-")
+        _require(_fits(value, kind), f"{option} must be {_in_words(kind)}, got {value!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, k) for k in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(kind)[0]) for v in value)
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _in_words(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "a name", bool: "true or false"}
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if get_origin(kind) is UnionType:
+        return " or ".join(_in_words(k) for k in get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list of numbers"
+    return words.get(kind, "none" if kind is type(None) else f"a {kind.__name__}")
 
 
 @dataclass(frozen=True)
@@ -29,7 +61,8 @@ class ModelConfig:
     """Computation type; parameters, batch statistics and λ are float32 in any case."""
 
     def __post_init__(self):
-        _require(self.lam > 0, f"model.lam must be above 0, got {self.lam}")
+        _require_types(self, "model.")
+        _require(0 < self.lam < math.inf, f"model.lam must be finite and above 0, got {self.lam}")
 
 
 @dataclass(frozen=True)
@@ -42,15 +75,13 @@ class DataConfig:
     """What is done to training images at random."""
     pad_to: int | None = None
     """Pad images with zeros to this height and width."""
-    image_size: int = 224
-    """Side of the square cut from ImageNet's images; other data sets have a size of their own."""
+    image_size: int | None = None
+    """Side of the square cut from ImageNet's images, 224 if none is given."""
 
     def __post_init__(self):
-        _require(self.image_size > 0, f"data.image-size must be above 0, got {self.image_size}")
-        _require(
-            self.pad_to is None or self.pad_to > 0,
-            f"data.pad-to must be above 0, got {self.pad_to}",
-        )
+        _require_types(self, "data.")
+        for name, side in (("image-size", self.image_size), ("pad-to", self.pad_to)):
+            _require(side is None or side > 0, f"data.{name} must be above 0, got {side}")
 
 
 @dataclass(frozen=True)
@@ -68,13 +99,13 @@ class OptimConfig:
     """When the learning rate falls to a tenth, as fractions of all epochs."""
 
     def __post_init__(self):
-        _require(math.isfinite(self.lr) and self.lr > 0, f"optim.lr must be above 0, got {self.lr}")
+        _require_types(self, "optim.")
+        _require(0 < self.lr < math.inf, f"optim.lr must be finite and above 0, got {self.lr}")
         _require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), got {self.momentum}")
-        _require(self.alpha >= 0, f"optim.alpha must not be negative, got {self.alpha}")
-        _require(
-            self.weight_decay >= 0,
-            f"optim.weight-decay must not be negative, got {self.weight_decay}",
-        )
+        for name, value in (("alpha", self.alpha), ("weight-decay", self.weight_decay)):
+            _require(
+                0 <= value < math.inf, f"optim.{name} must be finite and not negative, got {value}"
+            )
         _require(
             all(0 < m < 1 for m in self.milestones)
             and list(self.milestones) == sorted(self.milestones),
@@ -96,6 +127,7 @@ class Config:
     """Seed of the initial weights, the order of images and their augmentation."""
 
     def __post_init__(self):
+        _require_types(self, "")
         _require(self.epochs > 0, f"epochs must be above 0, got {self.epochs}")
         _require(self.batch_size > 0, f"batch-size must be above 0, got {self.batch_size}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
@@ -114,7 +146,7 @@ def read(path: Path) -> Config:
     """
     try:
         loaded = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path.parent} is not a run: it has no {path.name}; make one with train.py"
         ) from None
@@ -128,6 +160,8 @@ def _from_dict(loaded: Any, path: Path) -> Config:
     try:
         values = {k: parts[k](**_tuples(v)) if k in parts else v for k, v in loaded.items()}
         return Config(**values)
+    except InputError as error:
+        raise InputError(f"{path} is of no use: {error}") from None
     except (TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe a run of this version: {error}") from None
 

@@ -15,9 +15,15 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def reported_at_exit() -> Iterator[None]:
-    """Turn an `InputError` into one line on standard error and exit status 2."""
+    """Turn an `InputError` into one line on standard error and exit status 2.
+
+    Ctrl-C, where nothing else takes care of it, ends with a line and status 130.
+    """
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

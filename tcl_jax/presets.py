@@ -89,5 +89,5 @@ def get(name: str) -> Config:
     if name in PRESETS:
         return PRESETS[name]
     close = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise InputError(f"unknown preset {name!r}: {hint}The presets are {', '.join(PRESETS)}")
+    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
+    raise InputError(f"unknown preset {name!r}: {hint}")

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tcl_jax import config as configs
@@ -50,7 +51,7 @@ class Run:
             data.eval_batches(self.dataset.train, batch_size=batch_size, limit=count)
         ) as batches:
             for batch in batches:
-                yield data.standardize(batch["image"][batch["mask"]], self.dataset.info)
+                yield data.standardize(jnp.asarray(batch["image"][batch["mask"]]), self.dataset.info)
 
 
 def open_run(

@@ -109,7 +109,7 @@ def _verify(
         data.eval_batches(run.dataset.test, batch_size=batch_size, limit=images)
     ) as batches:
         for batch in batches:
-            x = data.standardize(batch["image"], run.dataset.info)
+            x = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
             found.append([v.item() for v in differences(graphs, x, batch["mask"])])
     folding, normalising, largest, _, _ = np.max(found, axis=0)
     *_, same, seen = np.sum(found, axis=0)

@@ -1,4 +1,4 @@
-"""Report of an experiment: curves side by side, history of λ, and a page that says how they came."""
+"""Report of an experiment: curves side by side, history of λ, and how they came about."""
 
 import csv
 import json
@@ -72,7 +72,10 @@ def write_report(
     for network, curves in groups.items():
         plot_curves(
             {c.label: c.accuracy for c in curves},
-            {c.label: c.summary["ann_accuracy"] for c in curves if c.label != "99.9 % norm"},
+            {
+                "with TCL" if c.summary["tcl"] else "without": c.summary["ann_accuracy"]
+                for c in curves
+            },
             folder / f"{network}.png",
             title=f"{network} on {name}, {curves[0].summary['images']} test images",
         )
@@ -125,18 +128,14 @@ def _table(network: str, curves: Sequence[Curve]) -> str:
         lines.append(
             f"| {c.label} | {100 * c.summary['ann_accuracy']:.2f} | " + " | ".join(cells) + " |"
         )
-    trained = dict.fromkeys(
-        (c.epochs[-1]["epoch"], c.environment["commit"][:10], c.environment["hardware"]["device"])
-        for c in curves
-    )
-    epochs, commit, device = next(iter(trained))
+    hardware = curves[0].environment["hardware"]
+    epochs = curves[0].epochs[-1]["epoch"]
     seed = json.loads((curves[0].run / "config.json").read_text())["seed"]
     lines += [
         "",
-        f"{summary['images']} test images, {summary['readout']} readout, V(0) = {summary['v0']:g}·θ; "
-        f"{epochs} epochs, seed {seed}, one run each; trained at commit {commit}, simulated at "
-        f"{summary['commit'][:10]}, {device}, {curves[0].environment['hardware']['host_cores']} "
-        "cores.",
+        f"{summary['images']} test images, {summary['readout']} readout, V(0) = {summary['v0']:g}; "
+        f"{epochs} epochs, seed {seed}, one run each, on {hardware['device']}, "
+        f"{hardware['host_cores']} cores.",
         "",
         *_findings(curves),
         "",
@@ -150,7 +149,8 @@ def _findings(curves: Sequence[Curve]) -> list[str]:
     found = []
     if baselines:
         gap = 100 * (baselines[0].summary["ann_accuracy"] - tcl.summary["ann_accuracy"])
-        found.append(f"- The ANN with TCL is {gap:+.2f} points behind the one without.")
+        side = "below" if gap > 0 else "above"
+        found.append(f"- The ANN with TCL is {abs(gap):.2f} points {side} the one without.")
     for t in (25, 100, 150):
         accuracy = tcl.at(t)
         if accuracy is not None:

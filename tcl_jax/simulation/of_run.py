@@ -119,7 +119,7 @@ def simulate_run(
     with (output / "curve.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("T", "accuracy"))
-        writer.writerows((t, f"{a:.6f}") for t, a in enumerate(curve, start=1))
+        writer.writerows((t, a) for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
     plot_curves(
         {label: list(curve)},

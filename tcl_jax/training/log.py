@@ -24,7 +24,10 @@ class MetricsLog:
     def __init__(self, workdir: Path, last_step: int):
         self.path = workdir / METRICS
         kept = [r for r in read(self.path) if r["step"] <= last_step] if self.path.exists() else []
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        # Written beside and renamed: a run killed here would else lose its log.
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        new.replace(self.path)
         self._file = self.path.open("a")
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=last_step + 1, flush_secs=10
@@ -59,14 +62,16 @@ def read(path: Path) -> list[dict[str, Any]]:
         InputError: the file is missing, or a line before the last is damaged.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise InputError(f"{path} is missing: {path.parent} holds no finished run") from None
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+            int(record["step"])
+            records.append(record)
+        except (ValueError, KeyError, TypeError):
             if number < len(lines):
                 raise InputError(f"{path} is damaged at line {number}: remove that line") from None
     return records

@@ -37,7 +37,8 @@ class Result:
     Attributes:
         step: the last step taken.
         finished: False where it was interrupted; its state is saved.
-        test_accuracy: of the last evaluation in this call, if there was one.
+        test_accuracy: of the last evaluation in this call, if there was one; None of a finished
+            run means that it was finished before.
     """
 
     step: int
@@ -104,6 +105,8 @@ def fit(
             environment = json.dumps(provenance.describe(), indent=2) + "\n"
             (workdir / "environment.json").write_text(environment)
 
+        if step == total_steps:
+            return Result(step, True, None)
         accuracy = None
         batches = data.train_batches(
             dataset,
@@ -146,7 +149,7 @@ def fit(
                 }
                 log.write("epoch", step, record)
                 accuracy = test["accuracy"]
-                display.console.print(_line(record, config.epochs), highlight=False)
+                display.console.print(_line(record, config.epochs), highlight=False, soft_wrap=True)
                 display.update(bar, note=f"test {accuracy:.2%}")
                 state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
                 checkpoints.save(step, state, accuracy)
@@ -174,7 +177,6 @@ def evaluate(
 
 
 def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
-    exists = (workdir / CONFIG).exists()
     if resume:
         differ = configs.differences(configs.read(workdir / CONFIG), config)
         if differ:
@@ -182,7 +184,9 @@ def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
                 f"{workdir} was trained with other settings ({'; '.join(differ)}): resume with "
                 "those, or choose another --workdir"
             )
-    elif exists:
+    elif workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file: choose another --workdir")
+    elif (workdir / CONFIG).exists():
         raise InputError(
             f"{workdir} holds a run already: continue it with --resume, or choose another --workdir"
         )
@@ -198,7 +202,7 @@ def _check_and_log(log: MetricsLog, metrics: dict[str, Any], step: int) -> None:
             f"the loss became {loss} at step {step}: lower --optim.lr (checkpoints saved before "
             "are kept)"
         )
-    if smallest <= 0:
+    if not smallest > 0:
         raise InputError(
             f"a λ fell to {smallest:.3g} at step {step}, where it must stay above 0: lower "
             "--optim.alpha or --optim.lr"

@@ -13,13 +13,12 @@ def load_dataset(
     config: Config, *, data_dir: Path | None = None, raw_dir: Path | None = None
 ) -> data.Dataset:
     """The images of a run; see `tcl_jax.data.load`."""
-    photographs = config.data.name == "imagenet2012"
     return data.load(
         config.data.name,
         data_dir=data_dir,
         raw_dir=raw_dir,
         pad_to=config.data.pad_to,
-        image_size=config.data.image_size if photographs else None,
+        image_size=config.data.image_size,
     )
 
 
