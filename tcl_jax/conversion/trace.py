@@ -143,8 +143,14 @@ class _Tracer:
             )
         if not bool(np.all(np.asarray(lam) > 0)):
             return self.refuse(eqn, "a λ is not above 0", "train with a smaller α or learning rate")
+        threshold = np.asarray(lam, np.float32)
+        if threshold.ndim >= eqn.invars[0].aval.ndim:
+            if threshold.shape[0] != 1 or threshold.ndim > eqn.invars[0].aval.ndim:
+                return self.refuse(eqn, "λ has a batch axis", "give one a layer or a channel")
+            threshold = threshold[0]
         # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
-        threshold = jnp.asarray(lam, jnp.float32)
+        # The ReLU may be clipped already, and then the smaller bound holds.
+        threshold = jnp.minimum(relu.threshold, threshold)
         return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, threshold))
 
 
