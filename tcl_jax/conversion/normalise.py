@@ -85,6 +85,11 @@ def _needs(
     match node:
         case g.Conv() | g.Dense():
             return [None]
+        case g.Pool() if not _constant_over_windows(own, node.window):
+            raise InputError(
+                f"the norm-factors after the pool {node.name!r} differ between positions of a map, "
+                "which a pool cannot take up: give one a layer or a channel"
+            )
         case g.Reshape() if own.ndim:
             return [_compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
         case g.Transpose() if own.ndim:
@@ -118,6 +123,12 @@ def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray]) -> g.No
             scale = np.asarray(node.scale, np.float64) * own
             return replace(node, threshold=jnp.ones_like(node.threshold), scale=_float32(scale))
     return node
+
+
+def _constant_over_windows(amplitude: np.ndarray, window: tuple[int, ...]) -> bool:
+    # Aligned at the last axis, as in broadcasting.
+    sizes = _compact(amplitude).shape[::-1]
+    return all(size == 1 for size, width in zip(sizes, window[::-1], strict=False) if width > 1)
 
 
 def _per_channel(amplitude: np.ndarray, node: g.Conv | g.Dense) -> np.ndarray:

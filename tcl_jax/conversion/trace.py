@@ -85,6 +85,7 @@ class _Tracer:
         self.nodes: list[g.Node] = []
         self.refusals: list[str] = []
         self.scopes: list[str] = []  # name stacks of the calls that surround an equation
+        self.calls: list[Any] = []  # those calls
 
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -106,8 +107,10 @@ class _Tracer:
             # remat holds an open jaxpr, the others closed ones.
             jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
             self.scopes.append(str(eqn.source_info.name_stack))
+            self.calls.append(eqn)
             results = self.run(jaxpr, consts, values)
             self.scopes.pop()
+            self.calls.pop()
             return results
         rule = _RULES.get(eqn.primitive.name)
         if rule is None:
@@ -125,7 +128,12 @@ class _Tracer:
         return _Signal(name)
 
     def refuse(self, eqn: Any, why: str = "", instead: str = "") -> _Refused:
-        frames = source_info_util.user_frames(eqn.source_info.traceback)
+        # What JAX itself has jitted knows no line of the user; the call does.
+        frames = [
+            frame
+            for where in (eqn, *reversed(self.calls))
+            for frame in source_info_util.user_frames(where.source_info.traceback)
+        ]
         frame = next((f for f in frames if "/site-packages/flax/" not in f.file_name), None)
         place = f"{frame.file_name}:{frame.start_line}" if frame else "unknown place"
         name = eqn.primitive.name
@@ -143,8 +151,14 @@ class _Tracer:
             )
         if not bool(np.all(np.asarray(lam) > 0)):
             return self.refuse(eqn, "a λ is not above 0", "train with a smaller α or learning rate")
+        threshold = np.asarray(lam, np.float32)
+        if threshold.ndim >= eqn.invars[0].aval.ndim:
+            if threshold.shape[0] != 1 or threshold.ndim > eqn.invars[0].aval.ndim:
+                return self.refuse(eqn, "λ has a batch axis", "give one a layer or a channel")
+            threshold = threshold[0]
         # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
-        threshold = jnp.asarray(lam, jnp.float32)
+        # The ReLU may be clipped already, and then the smaller bound holds.
+        threshold = jnp.minimum(relu.threshold, threshold)
         return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, threshold))
 
 
