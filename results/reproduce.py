@@ -30,11 +30,13 @@ class Experiment:
         preset: recipe of train.py.
         epochs: how long both networks are trained.
         timesteps: the longest latency T.
+        images: how many test images, from the first.
     """
 
     preset: str
     epochs: int
     timesteps: int
+    images: int
 
     @property
     def network(self) -> str:
@@ -43,10 +45,10 @@ class Experiment:
 
 EXPERIMENTS = {
     "fashion_mnist": (
-        Experiment("fashion_mnist-cnet", epochs=20, timesteps=100),
-        Experiment("fashion_mnist-resnet20", epochs=5, timesteps=150),
+        Experiment("fashion_mnist-cnet", epochs=20, timesteps=100, images=10_000),
+        Experiment("fashion_mnist-resnet20", epochs=3, timesteps=150, images=2_000),
     ),
-    "digits": (Experiment("digits-cnet", epochs=40, timesteps=100),),
+    "digits": (Experiment("digits-cnet", epochs=40, timesteps=100, images=359),),
 }
 # Label, options of train.py, norm: the paper's method and the two that it is compared with.
 METHODS = (
@@ -102,8 +104,8 @@ def _run(
     if not (kept / snn / "summary.json").exists():
         if not (run / snn / "graph.json").exists():
             _command("convert.py", str(where), "--norm", norm, "--snn", snn)
-        t = str(experiment.timesteps)
-        _command("simulate.py", str(where), "--snn", snn, "--timesteps", t)
+        t, images = str(experiment.timesteps), str(experiment.images)
+        _command("simulate.py", str(where), "--snn", snn, "--timesteps", t, "--images", images)
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "environment.json", METRICS):
         shutil.copy(run / file, kept / file)

@@ -51,7 +51,8 @@ class Run:
             data.eval_batches(self.dataset.train, batch_size=batch_size, limit=count)
         ) as batches:
             for batch in batches:
-                yield data.standardize(jnp.asarray(batch["image"][batch["mask"]]), self.dataset.info)
+                images = jnp.asarray(batch["image"][batch["mask"]])
+                yield data.standardize(images, self.dataset.info)
 
 
 def open_run(

@@ -158,8 +158,8 @@ class _Tracer:
             threshold = threshold[0]
         # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
         # The ReLU may be clipped already, and then the smaller bound holds.
-        threshold = jnp.minimum(relu.threshold, threshold)
-        return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, threshold))
+        smaller = jnp.minimum(relu.threshold, threshold)
+        return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, smaller))
 
 
 def _constant(eqn: Any, values: list[Any]) -> list[Any]:
