@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from rich.progress import Progress
 
 from tcl_jax import config as configs
 from tcl_jax import data, provenance
@@ -121,6 +123,7 @@ def fit(
             _interruptible() as interrupted,
             progress.make("steps") as display,
         ):
+            _say(display, _headline(config, state, info, mesh))
             bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
@@ -149,7 +152,7 @@ def fit(
                 }
                 log.write("epoch", step, record)
                 accuracy = test["accuracy"]
-                display.console.print(_line(record, config.epochs), highlight=False, soft_wrap=True)
+                _say(display, _line(record, config.epochs))
                 display.update(bar, note=f"test {accuracy:.2%}")
                 state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
                 checkpoints.save(step, state, accuracy)
@@ -226,6 +229,21 @@ def _interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(display: Progress, line: str) -> None:
+    display.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _headline(config: Config, state: TrainState, info: data.DataInfo, mesh: Mesh) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    clips = len(lambdas(state.params))
+    return (
+        f"{config.model.name}, {parameters / 1e6:.2f} M parameters, "
+        + (f"λ of {clips} layers trained with α = {config.optim.alpha:g}" if clips else "no TCL")
+        + f"; {info.name}, {info.num_train} images of {'×'.join(map(str, info.image_shape))}; "
+        f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+    )
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:
