@@ -247,6 +247,13 @@ def evaluate(
 
     Raises:
         InputError: the images have another shape than the graph takes.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip
+    >>> from tcl_jax.conversion import evaluate, trace
+    >>> graph = trace(lambda x: clip(jax.nn.relu(x), 2.0) * 10.0, jnp.zeros((1, 3)))
+    >>> evaluate(graph, jnp.array([[-1.0, 1.0, 5.0]])).tolist()
+    [[0.0, 10.0, 20.0]]
     """
     check_input(graph, x)
     values: dict[str, Any] = {}

@@ -35,6 +35,16 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
 
     Raises:
         InputError: a threshold is not finite and above 0.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip
+    >>> from tcl_jax.conversion import normalise, trace, with_norms
+    >>> def network(x):
+    ...     return clip(jax.nn.relu(x @ jnp.eye(2)), 4.0) @ jnp.eye(2)
+    >>> graph = with_norms(trace(network, jnp.zeros((1, 2))), {"output": 8.0})
+    >>> first, second = (node for node in normalise(graph).nodes if hasattr(node, "kernel"))
+    >>> first.kernel[0, 0].item(), second.kernel[0, 0].item()  # 1/4 and 4/8
+    (0.25, 0.5)
     """
     for spiking in graph.spiking:
         threshold = np.asarray(spiking.threshold)

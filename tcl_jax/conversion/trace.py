@@ -63,7 +63,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     """
     shape = tuple(sample_input.shape[1:])
     closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((_BATCH, *shape), sample_input.dtype))
-    tracer = _Tracer()
+    tracer = _Tracer(closed.jaxpr)
     tracer.nodes.append(g.Input("input", (), shape))
     outputs = tracer.run(closed.jaxpr, closed.consts, [_Signal("input")])
     if tracer.refusals:
@@ -81,7 +81,9 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
 
 
 class _Tracer:
-    def __init__(self) -> None:
+    def __init__(self, jaxpr: Any) -> None:
+        # That of the whole function serves its parts, which have other arguments.
+        self.debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
         self.nodes: list[g.Node] = []
         self.refusals: list[str] = []
         self.scopes: list[str] = []  # name stacks of the calls that surround an equation
@@ -99,7 +101,7 @@ class _Tracer:
         if any(isinstance(v, _Refused) for v in values):
             return [_Refused()] * len(eqn.outvars)
         if not any(isinstance(v, _Signal) for v in values):
-            return _constant(eqn, values)
+            return self.constant(eqn, values)
         if eqn.params.get("name") == CLIP_CALL:
             return [self.clip(eqn, *values)]
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
@@ -116,6 +118,14 @@ class _Tracer:
         if rule is None:
             return [self.refuse(eqn)] * len(eqn.outvars)
         return [rule(self, eqn, *values)]
+
+    def constant(self, eqn: Any, values: list[Any]) -> list[Any]:
+        """Carry out one equation on constants."""
+        read = {
+            v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
+        }
+        alone = core.Jaxpr((), list(read), eqn.outvars, [eqn], debug_info=self.debug_info)
+        return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
 
     def add(self, eqn: Any, kind: str, make: Callable[[str], g.Node]) -> _Signal:
         taken = {node.name for node in self.nodes}
@@ -160,15 +170,6 @@ class _Tracer:
         # The ReLU may be clipped already, and then the smaller bound holds.
         smaller = jnp.minimum(relu.threshold, threshold)
         return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, smaller))
-
-
-def _constant(eqn: Any, values: list[Any]) -> list[Any]:
-    """Carry out one equation on constants."""
-    read = {
-        v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
-    }
-    alone = core.Jaxpr((), list(read), eqn.outvars, [eqn])
-    return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
 
 
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
