@@ -51,7 +51,8 @@ def main() -> int:
         batch_size=o.batch_size,
     )
     print_conversion(artifact.about)
-    print(f"wrote {o.run / o.snn}; next: python simulate.py {o.run} --timesteps 100")
+    named = "" if o.snn == Options.snn else f" --snn {o.snn}"
+    print(f"wrote {o.run / o.snn}; next: python simulate.py {o.run}{named} --timesteps 100")
     return 0
 
 
