@@ -65,9 +65,11 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
                 inputs.append(name)
                 continue
             adapter = f"{name}->{node.name}"
+            inputs.append(adapter)
+            if adapter in (n.name for n in nodes[-1:]):  # x + x reads one adapter twice
+                continue
             factor = _compact(wanted[name] / need)
             nodes.append(g.Scale(adapter, (name,), _float32(factor), jnp.zeros((), jnp.float32)))
-            inputs.append(adapter)
         arriving = [wanted[name] for name in node.inputs]
         nodes.append(replace(_rescaled(node, wanted[node.name], arriving), inputs=tuple(inputs)))
     return g.SpikingGraph(tuple(nodes))
