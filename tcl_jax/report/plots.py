@@ -10,7 +10,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 
 def plot_curves(
@@ -67,6 +67,7 @@ def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: st
     for (layer, values), colour in zip(history.items(), colours, strict=True):
         axes.plot(range(1, len(values) + 1), values, label=layer, color=colour)
     axes.set(xlabel="epoch", ylabel="λ", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2)
@@ -81,6 +82,7 @@ def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str
     for axes, what, factor in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
         for part in ("train", "test"):
             axes.plot(number, [factor * r[f"{part}_{what}"] for r in epochs], label=part)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=what + (" (%)" if factor == 100 else ""))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
