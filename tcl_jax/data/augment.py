@@ -102,10 +102,12 @@ def random_resized_crop_and_flip(
     return cut[:, ::-1] if rng.random() < 0.5 else cut
 
 
-def resize_and_centre_crop(
+def centre_crop_and_resize(
     image: UInt8[np.ndarray, "h w c"], size: int
 ) -> UInt8[np.ndarray, "size size c"]:
-    """Resize the shorter side to 256/224 of `size` and cut out the centre.
+    """Cut out the central square of 224/256 of the shorter side and resize it.
+
+    This is the usual "resize to 256, crop 224", without making pixels that are then cut off.
 
     Args:
         image: A photograph of any size.
@@ -115,10 +117,9 @@ def resize_and_centre_crop(
         The square.
     """
     height, width = image.shape[:2]
-    scale = round(size * 256 / 224) / min(height, width)
-    image = _resize(image, round(height * scale), round(width * scale))
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return image[top : top + size, left : left + size]
+    side = max(1, round(min(height, width) * 224 / 256))
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resize(image[top : top + side, left : left + side], size, size)
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from tcl_jax.data.augment import random_resized_crop_and_flip, resize_and_centre_crop
+from tcl_jax.data.augment import centre_crop_and_resize, random_resized_crop_and_flip
 from tcl_jax.data.dataset import Element
 from tcl_jax.errors import InputError
 
@@ -62,7 +62,7 @@ class JpegSource:
             InputError: An image is damaged.
         """
         return _stack(
-            (resize_and_centre_crop(photograph.decode(), self.size), photograph.label)
+            (centre_crop_and_resize(photograph.decode(), self.size), photograph.label)
             for photograph in self._photographs(indices)
         )
 

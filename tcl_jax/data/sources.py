@@ -24,8 +24,8 @@ from tcl_jax.data.prepare import (
 )
 from tcl_jax.errors import InputError
 
-
-_ENCODED = tfds.decode.SkipDecoding()  # pyright: ignore  (it is made by a decorator)
+# Made by a decorator that pyright does not see through.
+_ENCODED = tfds.decode.SkipDecoding()  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _not_found(
     )
 
 
-def _records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+def _records(builder: Any, split: str) -> Any:
     """Random access to the records of a split, with images left encoded."""
     if split not in builder.info.splits or not builder.info.splits[split].num_examples:
         raise InputError(
