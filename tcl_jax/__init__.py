@@ -1,4 +1,4 @@
-"""Train JAX networks with trainable clipping layers, convert them to spiking ones, simulate those."""
+"""Train JAX networks with trainable clipping layers, make them spiking ones, simulate those."""
 
 from tcl_jax import simulation as simulation
 from tcl_jax.clipping import TCL as TCL

@@ -46,7 +46,7 @@ def check_options(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     complaint = io.StringIO()
-    defaults = {} if default is None else {"default": default}
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
             options, unknown = tyro.cli(
@@ -55,7 +55,9 @@ def check_options(
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        raise InputError(f"{_sentence(complaint.getvalue(), arguments)} (see {prog} --help)") from None
+        raise InputError(
+            f"{_sentence(complaint.getvalue(), arguments)} (see {prog} --help)"
+        ) from None
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0], _options(kind), n=1, cutoff=0.5)
         hint = f": did you mean {close[0]}?" if close else ""

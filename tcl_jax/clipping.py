@@ -1,4 +1,4 @@
-"""Trainable clipping (Ho & Chang, DAC 2021, §III-B): the function `clip` and the Flax layer `TCL`."""
+"""Trainable clipping (Ho & Chang, DAC 2021, §III-B): the function `clip`, the Flax layer `TCL`."""
 
 import math
 
@@ -69,12 +69,10 @@ def _clip_forward(a, lam):
 def _clip_backward(residuals, g):
     saturated, lam = residuals
     to_a = jnp.where(saturated, jnp.zeros_like(g), g)
-    to_lam = jnp.where(saturated, g, jnp.zeros_like(g))
+    # The transpose of λ's broadcast sums over what it was broadcast to, devices of a shard_map too.
     accumulate = jnp.promote_types(lam.dtype, jnp.float32)
-    summed = tuple(range(g.ndim - lam.ndim)) + tuple(
-        g.ndim - lam.ndim + i for i, n in enumerate(lam.shape) if n == 1
-    )
-    to_lam = jnp.sum(to_lam, axis=summed, dtype=accumulate).reshape(lam.shape)
+    _, sum_up = jax.vjp(lambda lam: jnp.where(saturated, lam, 0), lam.astype(accumulate))
+    (to_lam,) = sum_up(g.astype(accumulate))
     return to_a, to_lam.astype(lam.dtype)
 
 

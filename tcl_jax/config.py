@@ -52,7 +52,7 @@ class ModelConfig:
     """The network."""
 
     name: str
-    """cnet, vgg16 or resnet20."""
+    """cnet, vgg16, resnet20 or resnet34."""
     tcl: bool = True
     """Clip every ReLU at a trainable λ; without it, the plain network of the baselines."""
     lam: float = 4.0

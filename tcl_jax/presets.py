@@ -72,7 +72,7 @@ PRESETS: dict[str, Config] = {
         for n in _CIFAR_ALPHA
     },
     "imagenet2012-vgg16": _imagenet("vgg16"),
-    "imagenet2012-resnet20": _imagenet("resnet20"),
+    "imagenet2012-resnet34": _imagenet("resnet34"),
 }
 
 

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tcl_jax import config as configs
 from tcl_jax import data
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
-from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, optimizer
+from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset, optimizer
 from tcl_jax.training.step import init_state
 
 Which = Literal["last", "best"] | int
@@ -42,7 +43,7 @@ class Run:
 
     def logits(self, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
         """The network in inference mode, on standardised images."""
-        return self.model.apply(self.variables, images, train=False)
+        return cast(Array, self.model.apply(self.variables, images, train=False))
 
     def train_images(self, count: int, batch_size: int) -> Iterator[Float[Array, "b h w c"]]:
         """The first `count` training images, standardised; a pass of whole and partial batches."""
@@ -50,7 +51,8 @@ class Run:
             data.eval_batches(self.dataset.train, batch_size=batch_size, limit=count)
         ) as batches:
             for batch in batches:
-                yield data.standardize(batch["image"][batch["mask"]], self.dataset.info)
+                images = jnp.asarray(batch["image"][batch["mask"]])
+                yield data.standardize(images, self.dataset.info)
 
 
 def open_run(
@@ -76,13 +78,7 @@ def open_run(
     config = configs.read(folder / CONFIG)
     if not (folder / CHECKPOINTS).is_dir():
         raise InputError(f"{folder} has no checkpoints: train it first, or restore them")
-    dataset = data.load(
-        config.data.name,
-        data_dir=data_dir,
-        raw_dir=raw_dir,
-        pad_to=config.data.pad_to,
-        image_size=config.data.image_size,
-    )
+    dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
     model = build_model(config, dataset.info)
     tx = optimizer.make(config.optim, total_steps=1)
     shapes = jax.eval_shape(lambda: init_state(model, tx, dataset.info, config.seed))

@@ -17,6 +17,7 @@ from tcl_jax.conversion.norms import method as method
 from tcl_jax.conversion.norms import with_norms as with_norms
 from tcl_jax.conversion.trace import UnsupportedOperation as UnsupportedOperation
 from tcl_jax.conversion.trace import trace as trace
+from tcl_jax.errors import InputError
 
 
 def convert(
@@ -53,6 +54,8 @@ def convert(
     [1.0]
     """
     batches = list(calibration)
+    if not batches:
+        raise InputError("there are no calibration images: give at least one batch")
     folded = fold(trace(lambda x: fn(variables, x), batches[0]))
     norms = calibrate(folded, method(norm), lambda: batches)
     return normalise(with_norms(folded, norms))

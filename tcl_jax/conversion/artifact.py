@@ -33,8 +33,17 @@ class Artifact:
     about: dict[str, Any]
 
 
-def save(artifact: Artifact, folder: Path) -> None:
-    """Write an artifact; one that is there already is replaced only once the new one is whole."""
+def save(artifact: Artifact, folder: Path | str) -> None:
+    """Write an artifact; one that is there already is replaced only once the new one is whole.
+
+    >>> import tempfile, jax, jax.numpy as jnp
+    >>> from tcl_jax.conversion import Artifact, load, save, trace
+    >>> graph = trace(lambda x: jax.nn.relu(x @ jnp.eye(2)), jnp.zeros((1, 2)))
+    >>> folder = tempfile.mkdtemp()
+    >>> save(Artifact(graph, {"norm": "none yet"}), f"{folder}/snn")
+    >>> load(f"{folder}/snn").graph.neurons[0].threshold.item()
+    inf
+    """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.with_name(folder.name + suffix) for suffix in (".new", ".old"))
@@ -69,7 +78,7 @@ def save(artifact: Artifact, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path) -> Artifact:
+def load(folder: Path | str) -> Artifact:
     """Read what `save` wrote.
 
     Raises:

@@ -24,6 +24,15 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
 
     Returns:
         A graph with the same outputs.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.conversion import fold, trace
+    >>> graph = trace(lambda x: (x @ jnp.eye(2) - 1.0) * 3.0, jnp.zeros((1, 2)))
+    >>> [type(node).__name__ for node in graph.nodes]
+    ['Input', 'Dense', 'Scale', 'Scale', 'Output']
+    >>> dense = fold(graph).nodes[1]
+    >>> dense.kernel.tolist(), dense.bias.tolist()
+    ([[3.0, 0.0], [0.0, 3.0]], [-3.0, -3.0])
     """
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     folded: dict[str, g.Node] = {}

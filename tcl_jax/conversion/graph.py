@@ -7,7 +7,7 @@ have amplitude θ.  All that lies between neurons is affine.  Shapes in nodes le
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,18 @@ Observer = Callable[[str, Array], None]
 _T = TypeVar("_T", bound=type)
 
 
-def _node(*arrays: str) -> Callable[[_T], _T]:
-    """A frozen dataclass and a pytree: the named fields are leaves, the others structure."""
+def _leaves(*arrays: str) -> Callable[[_T], _T]:
+    """Make a dataclass a pytree: the named fields are leaves, the others structure."""
 
-    def decorate(cls: _T) -> _T:
-        cls = dataclass(frozen=True)(cls)
+    def register(cls: _T) -> _T:
         meta = [f.name for f in fields(cls) if f.name not in arrays]
         return jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
 
-    return decorate
+    return register
 
 
-@_node()
+@_leaves()
+@dataclass(frozen=True)
 class Input:
     """The images; an analog current, constant over time."""
 
@@ -40,7 +40,8 @@ class Input:
     shape: tuple[int, ...]
 
 
-@_node("kernel", "bias")
+@_leaves("kernel", "bias")
+@dataclass(frozen=True)
 class Conv:
     """Convolution: channels last, kernel ``[*window, in / groups, out]``."""
 
@@ -54,7 +55,8 @@ class Conv:
     groups: int
 
 
-@_node("kernel", "bias")
+@_leaves("kernel", "bias")
+@dataclass(frozen=True)
 class Dense:
     """Linear map of the last axis."""
 
@@ -64,7 +66,8 @@ class Dense:
     bias: Float[Array, " o"] | None
 
 
-@_node("scale", "shift")
+@_leaves("scale", "shift")
+@dataclass(frozen=True)
 class Scale:
     """``scale · x + shift``, each broadcasting against the signal (batch norm, an amplitude)."""
 
@@ -74,7 +77,8 @@ class Scale:
     shift: Float[Array, "..."]
 
 
-@_node("factor")
+@_leaves("factor")
+@dataclass(frozen=True)
 class Pool:
     """Sums over windows, times a factor: average pooling where that is one over the window."""
 
@@ -86,7 +90,8 @@ class Pool:
     factor: Float[Array, ""]
 
 
-@_node("factor")
+@_leaves("factor")
+@dataclass(frozen=True)
 class Sum:
     """Sums over whole axes, times a factor: global average pooling."""
 
@@ -96,14 +101,16 @@ class Sum:
     factor: Float[Array, ""]
 
 
-@_node()
+@_leaves()
+@dataclass(frozen=True)
 class Reshape:
     name: str
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
 
 
-@_node()
+@_leaves()
+@dataclass(frozen=True)
 class Transpose:
     """Reorders axes; ``axes`` counts them without the batch."""
 
@@ -112,13 +119,15 @@ class Transpose:
     axes: tuple[int, ...]
 
 
-@_node()
+@_leaves()
+@dataclass(frozen=True)
 class Add:
     name: str
     inputs: tuple[str, ...]
 
 
-@_node("threshold")
+@_leaves("threshold")
+@dataclass(frozen=True)
 class Neuron:
     """``clip(relu(x), θ)``, or IF neurons of threshold θ; θ = ∞ where no clip follows the ReLU."""
 
@@ -127,7 +136,8 @@ class Neuron:
     threshold: Float[Array, "..."]
 
 
-@_node("threshold", "scale")
+@_leaves("threshold", "scale")
+@dataclass(frozen=True)
 class Output:
     """The logits are ``scale`` times what arrives here; output neurons fire at ``threshold``."""
 
@@ -138,10 +148,11 @@ class Output:
 
 
 Node = Input | Conv | Dense | Scale | Pool | Sum | Reshape | Transpose | Add | Neuron | Output
-KINDS: dict[str, type] = {kind.__name__: kind for kind in Node.__args__}
+KINDS: dict[str, type[Node]] = {kind.__name__: kind for kind in get_args(Node)}
 
 
-@_node("nodes")
+@_leaves("nodes")
+@dataclass(frozen=True)
 class SpikingGraph:
     """Nodes in an order in which each comes after its inputs; the last is the output.
 
@@ -161,6 +172,11 @@ class SpikingGraph:
     @property
     def neurons(self) -> tuple[Neuron, ...]:
         return tuple(n for n in self.nodes if isinstance(n, Neuron))
+
+    @property
+    def spiking(self) -> tuple[Neuron | Output, ...]:
+        """All that fires: the neurons, and last the output's."""
+        return (*self.neurons, self.output)
 
 
 def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
@@ -231,6 +247,13 @@ def evaluate(
 
     Raises:
         InputError: the images have another shape than the graph takes.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip
+    >>> from tcl_jax.conversion import evaluate, trace
+    >>> graph = trace(lambda x: clip(jax.nn.relu(x), 2.0) * 10.0, jnp.zeros((1, 3)))
+    >>> evaluate(graph, jnp.array([[-1.0, 1.0, 5.0]])).tolist()
+    [[0.0, 10.0, 20.0]]
     """
     check_input(graph, x)
     values: dict[str, Any] = {}

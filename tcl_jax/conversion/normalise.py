@@ -35,13 +35,23 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
 
     Raises:
         InputError: a threshold is not finite and above 0.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip
+    >>> from tcl_jax.conversion import normalise, trace, with_norms
+    >>> def network(x):
+    ...     return clip(jax.nn.relu(x @ jnp.eye(2)), 4.0) @ jnp.eye(2)
+    >>> graph = with_norms(trace(network, jnp.zeros((1, 2))), {"output": 8.0})
+    >>> first, second = (node for node in normalise(graph).nodes if hasattr(node, "kernel"))
+    >>> first.kernel[0, 0].item(), second.kernel[0, 0].item()  # 1/4 and 4/8
+    (0.25, 0.5)
     """
-    for node in (*graph.neurons, graph.output):
-        threshold = np.asarray(node.threshold)
+    for spiking in graph.spiking:
+        threshold = np.asarray(spiking.threshold)
         if not (np.isfinite(threshold).all() and (threshold > 0).all()):
             raise InputError(
-                f"neurons {node.name!r} have threshold {threshold.min()}, which must be finite and "
-                "above 0: a ReLU without clip needs norm-factors from data (--norm max or "
+                f"neurons {spiking.name!r} have threshold {threshold.min()}, which must be finite "
+                "and above 0: a ReLU without clip needs norm-factors from data (--norm max or "
                 "--norm percentile:99.9)"
             )
     shapes = g.shapes(graph)
@@ -55,9 +65,11 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
                 inputs.append(name)
                 continue
             adapter = f"{name}->{node.name}"
+            inputs.append(adapter)
+            if adapter in (n.name for n in nodes[-1:]):  # x + x reads one adapter twice
+                continue
             factor = _compact(wanted[name] / need)
             nodes.append(g.Scale(adapter, (name,), _float32(factor), jnp.zeros((), jnp.float32)))
-            inputs.append(adapter)
         arriving = [wanted[name] for name in node.inputs]
         nodes.append(replace(_rescaled(node, wanted[node.name], arriving), inputs=tuple(inputs)))
     return g.SpikingGraph(tuple(nodes))
@@ -85,6 +97,11 @@ def _needs(
     match node:
         case g.Conv() | g.Dense():
             return [None]
+        case g.Pool() if not _constant_over_windows(own, node.window):
+            raise InputError(
+                f"the norm-factors after the pool {node.name!r} differ between positions of a map, "
+                "which a pool cannot take up: give one a layer or a channel"
+            )
         case g.Reshape() if own.ndim:
             return [_compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
         case g.Transpose() if own.ndim:
@@ -118,6 +135,12 @@ def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray]) -> g.No
             scale = np.asarray(node.scale, np.float64) * own
             return replace(node, threshold=jnp.ones_like(node.threshold), scale=_float32(scale))
     return node
+
+
+def _constant_over_windows(amplitude: np.ndarray, window: tuple[int, ...]) -> bool:
+    # Aligned at the last axis, as in broadcasting.
+    sizes = _compact(amplitude).shape[::-1]
+    return all(size == 1 for size, width in zip(sizes, window[::-1], strict=False) if width > 1)
 
 
 def _per_channel(amplitude: np.ndarray, node: g.Conv | g.Dense) -> np.ndarray:

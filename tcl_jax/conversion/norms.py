@@ -58,7 +58,16 @@ def method(text: str) -> Method:
 
 
 def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
-    """The graph with thresholds set by neuron name (the output's too)."""
+    """The graph with thresholds set by neuron name (the output's too); others stay.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax.conversion import trace, with_norms
+    >>> graph = trace(lambda x: jax.nn.relu(x), jnp.zeros((1, 2)))
+    >>> graph.neurons[0].threshold.item()
+    inf
+    >>> with_norms(graph, {graph.neurons[0].name: 2.0}).neurons[0].threshold.item()
+    2.0
+    """
     return g.SpikingGraph(
         tuple(
             replace(n, threshold=jnp.asarray(norms[n.name], jnp.float32))
@@ -90,6 +99,13 @@ def calibrate(
 
     Raises:
         InputError: ``tcl`` for a network with an unclipped ReLU; a layer that is never active.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax.conversion import calibrate, method, trace
+    >>> graph = trace(lambda x: jax.nn.relu(x) @ jnp.ones((2, 1)), jnp.zeros((1, 2)))
+    >>> images = jnp.array([[1.0, 3.0], [2.0, -5.0]])
+    >>> sorted(calibrate(graph, method("max"), lambda: [images]).values())
+    [3.0, 4.0]
     """
     bare = [n.name for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
     if how.name == "tcl" and bare:

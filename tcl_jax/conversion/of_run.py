@@ -67,9 +67,7 @@ def convert_run(
     verification = _verify(run, folded, clipped, normalised, verification_images, batch_size)
     about = {
         "norm": str(how),
-        "lambda": {
-            n.name: np.asarray(n.threshold).tolist() for n in (*clipped.neurons, clipped.output)
-        },
+        "lambda": {n.name: np.asarray(n.threshold).tolist() for n in clipped.spiking},
         "calibration_images": min(calibration_images, info.num_train),
         "verification": verification,
         "network": run.config.model.name,
@@ -111,7 +109,7 @@ def _verify(
         data.eval_batches(run.dataset.test, batch_size=batch_size, limit=images)
     ) as batches:
         for batch in batches:
-            x = data.standardize(batch["image"], run.dataset.info)
+            x = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
             found.append([v.item() for v in differences(graphs, x, batch["mask"])])
     folding, normalising, largest, _, _ = np.max(found, axis=0)
     *_, same, seen = np.sum(found, axis=0)

@@ -63,7 +63,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     """
     shape = tuple(sample_input.shape[1:])
     closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((_BATCH, *shape), sample_input.dtype))
-    tracer = _Tracer()
+    tracer = _Tracer(closed.jaxpr)
     tracer.nodes.append(g.Input("input", (), shape))
     outputs = tracer.run(closed.jaxpr, closed.consts, [_Signal("input")])
     if tracer.refusals:
@@ -72,7 +72,8 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
         )
     if len(outputs) != 1 or not isinstance(outputs[0], _Signal):
         raise UnsupportedOperation(
-            "cannot convert this function: it must return one array of logits computed from its input"
+            "cannot convert this function: it must return one array of logits, computed from its "
+            "input"
         )
     one = jnp.ones((), jnp.float32)
     tracer.nodes.append(g.Output("output", (outputs[0].node,), one * jnp.inf, one))
@@ -80,10 +81,13 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
 
 
 class _Tracer:
-    def __init__(self) -> None:
+    def __init__(self, jaxpr: Any) -> None:
+        # That of the whole function serves its parts, which have other arguments.
+        self.debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
         self.nodes: list[g.Node] = []
         self.refusals: list[str] = []
         self.scopes: list[str] = []  # name stacks of the calls that surround an equation
+        self.calls: list[Any] = []  # those calls
 
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -97,7 +101,7 @@ class _Tracer:
         if any(isinstance(v, _Refused) for v in values):
             return [_Refused()] * len(eqn.outvars)
         if not any(isinstance(v, _Signal) for v in values):
-            return _constant(eqn, values)
+            return self.constant(eqn, values)
         if eqn.params.get("name") == CLIP_CALL:
             return [self.clip(eqn, *values)]
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
@@ -105,13 +109,23 @@ class _Tracer:
             # remat holds an open jaxpr, the others closed ones.
             jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
             self.scopes.append(str(eqn.source_info.name_stack))
+            self.calls.append(eqn)
             results = self.run(jaxpr, consts, values)
             self.scopes.pop()
+            self.calls.pop()
             return results
         rule = _RULES.get(eqn.primitive.name)
         if rule is None:
             return [self.refuse(eqn)] * len(eqn.outvars)
         return [rule(self, eqn, *values)]
+
+    def constant(self, eqn: Any, values: list[Any]) -> list[Any]:
+        """Carry out one equation on constants."""
+        read = {
+            v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
+        }
+        alone = core.Jaxpr((), list(read), eqn.outvars, [eqn], debug_info=self.debug_info)
+        return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
 
     def add(self, eqn: Any, kind: str, make: Callable[[str], g.Node]) -> _Signal:
         taken = {node.name for node in self.nodes}
@@ -124,7 +138,12 @@ class _Tracer:
         return _Signal(name)
 
     def refuse(self, eqn: Any, why: str = "", instead: str = "") -> _Refused:
-        frames = source_info_util.user_frames(eqn.source_info.traceback)
+        # What JAX itself has jitted knows no line of the user; the call does.
+        frames = [
+            frame
+            for where in (eqn, *reversed(self.calls))
+            for frame in source_info_util.user_frames(where.source_info.traceback)
+        ]
         frame = next((f for f in frames if "/site-packages/flax/" not in f.file_name), None)
         place = f"{frame.file_name}:{frame.start_line}" if frame else "unknown place"
         name = eqn.primitive.name
@@ -142,18 +161,15 @@ class _Tracer:
             )
         if not bool(np.all(np.asarray(lam) > 0)):
             return self.refuse(eqn, "a λ is not above 0", "train with a smaller α or learning rate")
+        threshold = np.asarray(lam, np.float32)
+        if threshold.ndim >= eqn.invars[0].aval.ndim:
+            if threshold.shape[0] != 1 or threshold.ndim > eqn.invars[0].aval.ndim:
+                return self.refuse(eqn, "λ has a batch axis", "give one a layer or a channel")
+            threshold = threshold[0]
         # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
-        threshold = jnp.asarray(lam, jnp.float32)
-        return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, threshold))
-
-
-def _constant(eqn: Any, values: list[Any]) -> list[Any]:
-    """Carry out one equation on constants."""
-    read = {
-        v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
-    }
-    alone = core.Jaxpr((), list(read), eqn.outvars, [eqn])
-    return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
+        # The ReLU may be clipped already, and then the smaller bound holds.
+        smaller = jnp.minimum(relu.threshold, threshold)
+        return self.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, smaller))
 
 
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
@@ -246,11 +262,10 @@ def _dot(t: _Tracer, eqn: Any, a: Any, b: Any) -> Any:
 
 def _scale(t: _Tracer, eqn: Any, x: _Signal, scale: Any, shift: Any) -> Any:
     values = [np.asarray(v, np.float32) for v in (scale, shift)]
-    if any(v.ndim == eqn.outvars[0].aval.ndim and v.shape[0] != 1 for v in values):
-        # A constant with a batch axis acts on the images of a batch alike, or it is no network.
-        if any(v.ndim and v.shape[0] == _BATCH and np.ptp(v, axis=0).any() for v in values):
-            return t.refuse(eqn, "a constant differs between the images of a batch")
-    values = [v[0] if v.ndim == eqn.outvars[0].aval.ndim else v for v in values]
+    rank = eqn.outvars[0].aval.ndim
+    if any(v.ndim == rank and np.ptp(v, axis=0).any() for v in values):
+        return t.refuse(eqn, "a constant differs between the images of a batch")
+    values = [v[0] if v.ndim == rank else v for v in values]
     arrays = [jnp.asarray(v) for v in values]
     return t.add(eqn, "scale", lambda name: g.Scale(name, (x.node,), *arrays))
 

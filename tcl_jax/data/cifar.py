@@ -194,7 +194,8 @@ def _batch(
                 f"{width + _PIXEL_BYTES} bytes; fetch the data again."
             )
         records = np.frombuffer(content, np.uint8).reshape(-1, width + _PIXEL_BYTES)
-        labels, pixels = records[:, :width].astype(np.int64), records[:, width:]
+        labels = records[:, :width].astype(np.int64)
+        pixels: Any = records[:, width:]
     else:
         batch = _unpickle(place, content)
         pixels = batch.get(b"data")

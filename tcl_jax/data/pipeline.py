@@ -55,6 +55,10 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
 
     Raises:
         InputError: The batch is larger than the split, or not positive.
+
+    >>> from tcl_jax import data
+    >>> data.steps_per_epoch(data.load("digits"), 64)
+    22
     """
     if not 0 < batch_size <= dataset.info.num_train:
         raise InputError(
@@ -111,6 +115,14 @@ def train_batches(
 
     Raises:
         InputError: The arguments do not fit each other or the data set.
+
+    >>> from tcl_jax import data
+    >>> digits = data.load("digits")
+    >>> batches = data.train_batches(digits, batch_size=64, seed=0)
+    >>> second = [next(batches) for _ in range(2)][1]
+    >>> resumed = next(data.train_batches(digits, batch_size=64, seed=0, start_step=1))
+    >>> resumed["image"].shape, bool((resumed["image"] == second["image"]).all())
+    ((64, 8, 8, 1), True)
     """
     per_epoch = steps_per_epoch(dataset, batch_size)
     rows = _rows(batch_size, shard)
@@ -167,6 +179,11 @@ def eval_batches(
 
     Raises:
         InputError: The arguments do not fit each other.
+
+    >>> from tcl_jax import data
+    >>> digits = data.load("digits")
+    >>> [int(batch["mask"].sum()) for batch in data.eval_batches(digits.test, batch_size=100)]
+    [100, 100, 100, 59]
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError(f"batch_size={batch_size} and limit={limit} must be at least 1.")

@@ -136,6 +136,11 @@ def load(
     Raises:
         InputError: The name is unknown, an option does not fit the data set, or the data is
             nowhere to be had or damaged.
+
+    >>> from tcl_jax import data
+    >>> info = data.load("digits").info
+    >>> info.image_shape, info.num_classes, info.num_train, info.num_test
+    ((8, 8, 1), 10, 1438, 359)
     """
     spec = _spec(name)
     if spec.photographs and pad_to is not None:

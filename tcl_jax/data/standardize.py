@@ -16,6 +16,12 @@ def standardize(image: UInt8[Array, "*b h w c"], info: DataInfo) -> Float[Array,
 
     Returns:
         The same images as float32.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.data import DataInfo, standardize
+    >>> info = DataInfo("grey", (1, 1, 1), 2, 1, 1, mean=(0.5,), std=(0.25,))
+    >>> standardize(jnp.full((1, 1, 1), 255, jnp.uint8), info).item()
+    2.0
     """
     # Explicit shape, so that it also works where rank promotion is an error.
     shape = (1,) * (image.ndim - 1) + (len(info.mean),)

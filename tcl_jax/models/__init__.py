@@ -1,6 +1,7 @@
 """The networks, by name."""
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,13 +9,16 @@ import jax.numpy as jnp
 
 from tcl_jax.errors import InputError
 from tcl_jax.models.cnet import CNET as CNET
-from tcl_jax.models.resnet import ResNet20 as ResNet20
+from tcl_jax.models.resnet import ResNet as ResNet
+from tcl_jax.models.resnet import resnet20, resnet34
 from tcl_jax.models.vgg import VGG16 as VGG16
 
-_REGISTRY: dict[str, tuple[type[nn.Module], int]] = {
+# Each with the side of the smallest image of which its strides and pools leave something.
+_REGISTRY: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "cnet": (CNET, 4),
     "vgg16": (VGG16, 32),
-    "resnet20": (ResNet20, 4),
+    "resnet20": (resnet20, 4),
+    "resnet34": (resnet34, 32),
 }
 
 
@@ -58,8 +62,8 @@ def create(
     height, width, _ = image_shape
     if min(height, width) < smallest:
         raise InputError(
-            f"{name} needs images of at least {smallest}×{smallest}, got {height}×{width}: pad them "
-            f"with --data.pad-to {smallest}, or choose another network"
+            f"{name} needs images of at least {smallest}×{smallest}, got {height}×{width}: pad "
+            f"them with --data.pad-to {smallest}, or choose another network"
         )
     if not lam > 0:
         raise InputError(f"λ must start above 0, got {lam}")

@@ -1,5 +1,6 @@
-"""ResNet-20 for small images (He et al. 2016, §4.2) with clips after both ReLUs of a block."""
+"""ResNet-20 and ResNet-34 (He et al. 2016) with clips after both ReLUs of a block."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -34,14 +35,19 @@ class BasicBlock(nn.Module):
         return Activation(self.tcl, self.lam, name="act2")(x + y)
 
 
-class ResNet20(nn.Module):
-    """A 3×3 stem and three stages of three basic blocks, 16-32-64 channels, global average pool.
+class ResNet(nn.Module):
+    """Stem, stages of basic blocks whose first strides (but in stage 1), global average pool.
 
-    This is the narrow network, 0.27 M parameters; a wide one of 11 M exists under the same name.
-    Images of 4×4 and more.
+    Attributes:
+        blocks: number of blocks by stage.
+        width: channels of the first stage; every next has twice as many.
+        large: the stem for photographs, 7×7 with stride 2 and a pool, instead of 3×3.
     """
 
     num_classes: int
+    blocks: tuple[int, ...]
+    width: int
+    large: bool = False
     tcl: bool = True
     lam: float = 4.0
     dtype: Any = jnp.float32
@@ -50,18 +56,29 @@ class ResNet20(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b classes"]:
-        x = ConvNorm(16, dtype=self.dtype, name="stem")(x, train=train)
+        kernel, strides = (7, 2) if self.large else (3, 1)
+        x = ConvNorm(self.width, kernel, strides, self.dtype, name="stem")(x, train=train)
         x = Activation(self.tcl, self.lam, name="act0")(x)
-        for stage, features in enumerate((16, 32, 64), start=1):
-            for block in range(1, 4):
-                strides = 2 if stage > 1 and block == 1 else 1
+        if self.large:
+            x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.blocks):
+            for block in range(blocks):
                 x = BasicBlock(
-                    features,
-                    strides,
+                    self.width * 2**stage,
+                    2 if stage and not block else 1,
                     self.tcl,
                     self.lam,
                     self.dtype,
-                    name=f"stage{stage}_block{block}",
+                    name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train=train)
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+
+
+resnet20 = partial(ResNet, blocks=(3, 3, 3), width=16)
+"""The narrow network for small images, 0.27 M parameters with ten classes; a wide one of 11 M
+exists under the same name.  Images of 4×4 and more."""
+
+resnet34 = partial(ResNet, blocks=(3, 4, 6, 3), width=64, large=True)
+"""The network for photographs, 21.8 M parameters with a thousand classes, its max-pool an average
+pool.  Images of 32×32 and more."""

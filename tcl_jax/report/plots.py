@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-from matplotlib.ticker import ScalarFormatter  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 
 def plot_curves(
@@ -33,13 +34,13 @@ def plot_curves(
         t = np.arange(1, len(accuracy) + 1)
         (line,) = axes.plot(t, 100 * np.asarray(accuracy), label=label, linewidth=1.8)
         colour[label] = line.get_color()
-    for label, accuracy in ann_accuracy.items():
+    for label, level in ann_accuracy.items():
         axes.axhline(
-            100 * accuracy,
+            100 * level,
             color=colour.get(label, "0.4"),
             linestyle="--",
             linewidth=1,
-            label=f"ANN{', ' + label if len(ann_accuracy) > 1 else ''} {accuracy:.2%}",
+            label=f"ANN{', ' + label if len(ann_accuracy) > 1 else ''} {level:.2%}",
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -69,5 +70,20 @@ def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: st
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """Loss and accuracy on training and test images against epochs (the paper's Figs. 4 and 5)."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    number = [r["epoch"] for r in epochs]
+    for axes, what, factor in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
+        for part in ("train", "test"):
+            axes.plot(number, [factor * r[f"{part}_{what}"] for r in epochs], label=part)
+        axes.set(xlabel="epoch", ylabel=what + (" (%)" if factor == 100 else ""))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(title)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tcl_jax.conversion.graph import SpikingGraph
+from tcl_jax.errors import InputError
 from tcl_jax.simulation.readout import Readout, classify
 from tcl_jax.simulation.simulator import State, check_timesteps, drive, init_state, step
 
@@ -23,7 +24,7 @@ def correct_by_latency(
     *,
     timesteps: int,
     readout: Readout = "spikes",
-    v0: float | Float[Array, ""] = 0.0,
+    v0: float = 0.0,
 ) -> Int[Array, " t"]:
     """How many images of a batch are classified correctly at t = 1, 2, ... `timesteps`.
 
@@ -46,7 +47,7 @@ def correct_by_latency(
     driven = drive(graph, x)
 
     def body(state: State, _: None) -> tuple[State, Array]:
-        state, _ = step(graph, state, driven)
+        state = step(graph, state, driven)[0]
         return state, jnp.sum((classify(graph, state, readout) == labels) & mask)
 
     return jax.lax.scan(body, init_state(graph, x.shape[0], v0), length=timesteps)[1]
@@ -76,7 +77,17 @@ def latency_curve(
         Accuracy in [0, 1] at T = 1, 2, ...; the curve to a shorter T is a prefix of it.
 
     Raises:
-        InputError: `timesteps` is not above 0, or the images do not fit the graph.
+        InputError: `timesteps` is not above 0, the images do not fit the graph, or there are none.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert, simulation
+    >>> def network(w, x):
+    ...     return clip(jax.nn.relu(x), 1.0) @ w
+    >>> graph = convert(network, jnp.eye(2), [jnp.ones((1, 2))])
+    >>> images, labels = jnp.array([[0.4, 0.6], [0.9, 0.1]]), jnp.array([1, 0])
+    >>> batch = {"image": images, "label": labels, "mask": jnp.array([True, True])}
+    >>> simulation.latency_curve(graph, [batch], timesteps=2).tolist()
+    [0.5, 1.0]
     """
     check_timesteps(timesteps)
     correct, seen = np.zeros(timesteps, np.int64), 0
@@ -94,4 +105,6 @@ def latency_curve(
         images = int(np.sum(batch["mask"]))
         seen += images
         done(images)
+    if not seen:
+        raise InputError("there are no images to simulate: give at least one batch")
     return correct / seen

@@ -119,10 +119,10 @@ def simulate_run(
     with (output / "curve.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("T", "accuracy"))
-        writer.writerows((t, f"{a:.6f}") for t, a in enumerate(curve, start=1))
+        writer.writerows((t, a) for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
     plot_curves(
-        {label: curve},
+        {label: list(curve)},
         {"": ann_accuracy},
         output / "curve.png",
         title=f"{run.config.model.name} on {run.config.data.name}, {ann['seen']} test images",

@@ -136,8 +136,22 @@ def simulate(
 ) -> State:
     """The state after `timesteps` steps; memory does not grow with them.
 
+    Args:
+        graph: the network.
+        x: images.
+        timesteps: number of steps T.
+        v0: membrane potential at the start, as a fraction of the threshold.
+
     Raises:
         InputError: `timesteps` is not above 0, or the images do not fit the graph.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert, simulation
+    >>> def network(w, x):
+    ...     return clip(jax.nn.relu(x), 1.0) @ w
+    >>> graph = convert(network, jnp.eye(2), [jnp.ones((1, 2))])
+    >>> simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8).counts.tolist()
+    [[2.0, 6.0]]
     """
     check_timesteps(timesteps)
     driven = drive(graph, x)
@@ -153,10 +167,26 @@ def spike_trains(
 ) -> dict[str, Float[Array, "t b ..."]]:
     """Every spike of every neuron, by name, the output's too: for small networks and inputs.
 
-    Memory is T times that of all layers together.
+    Memory is T times that of all layers together.  Spikes have the amplitude of their neurons'
+    threshold, which in a normalised graph is 1.
+
+    Args:
+        graph: the network.
+        x: images.
+        timesteps: number of steps T.
+        v0: membrane potential at the start, as a fraction of the threshold.
 
     Raises:
         InputError: `timesteps` is not above 0, or the images do not fit the graph.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert, simulation
+    >>> def network(w, x):
+    ...     return clip(jax.nn.relu(x), 1.0) @ w
+    >>> graph = convert(network, jnp.eye(1), [jnp.ones((1, 1))])
+    >>> trains = simulation.spike_trains(graph, jnp.array([[0.5]]), timesteps=6)
+    >>> trains[graph.neurons[0].name].ravel().tolist()
+    [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
     check_timesteps(timesteps)
     driven = drive(graph, x)

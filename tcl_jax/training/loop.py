@@ -1,5 +1,6 @@
 """The training loop: epochs, checkpoints, logs, and an orderly end however it comes."""
 
+import dataclasses
 import json
 import math
 import signal
@@ -12,15 +13,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from rich.progress import Progress
 
 from tcl_jax import config as configs
-from tcl_jax import data, models, provenance
+from tcl_jax import data, provenance
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
 from tcl_jax.training import optimizer, sharding
 from tcl_jax.training.checkpoint import Checkpoints
 from tcl_jax.training.log import MetricsLog
+from tcl_jax.training.setup import build_model, load_dataset
 from tcl_jax.training.step import TrainState, init_state, lambdas, make_eval_step, make_train_step
 
 CONFIG = "config.json"
@@ -77,13 +81,7 @@ def fit(
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     _check_folder(config, workdir, resume)
-    dataset = data.load(
-        config.data.name,
-        data_dir=data_dir,
-        raw_dir=raw_dir,
-        pad_to=config.data.pad_to,
-        image_size=config.data.image_size,
-    )
+    dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
     info = dataset.info
     model = build_model(config, info)
     steps_per_epoch = data.steps_per_epoch(dataset, config.batch_size)
@@ -125,6 +123,7 @@ def fit(
             _interruptible() as interrupted,
             progress.make("steps") as display,
         ):
+            _say(display, _headline(config, state, info, mesh))
             bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
@@ -153,27 +152,15 @@ def fit(
                 }
                 log.write("epoch", step, record)
                 accuracy = test["accuracy"]
-                display.console.print(_line(record, config.epochs), highlight=False, soft_wrap=True)
+                _say(display, _line(record, config.epochs))
                 display.update(bar, note=f"test {accuracy:.2%}")
-                state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
                 checkpoints.save(step, state, accuracy)
                 started = time.monotonic()
             if checkpoints.last_step != step:
                 _check_and_log(log, before, step)
                 checkpoints.save(step, state)
     return Result(step, step == total_steps, accuracy)
-
-
-def build_model(config: Config, info: data.DataInfo):
-    """The network of a run."""
-    return models.create(
-        config.model.name,
-        image_shape=info.image_shape,
-        num_classes=info.num_classes,
-        tcl=config.model.tcl,
-        lam=config.model.lam,
-        dtype=jnp.dtype(config.model.dtype),
-    )
 
 
 def evaluate(
@@ -242,6 +229,21 @@ def _interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(display: Progress, line: str) -> None:
+    display.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _headline(config: Config, state: TrainState, info: data.DataInfo, mesh: Mesh) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    clips = len(lambdas(state.params))
+    return (
+        f"{config.model.name}, {parameters / 1e6:.2f} M parameters, "
+        + (f"λ of {clips} layers trained with α = {config.optim.alpha:g}" if clips else "no TCL")
+        + f"; {info.name}, {info.num_train} images of {'×'.join(map(str, info.image_shape))}; "
+        f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+    )
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

@@ -20,9 +20,9 @@ def named(params: Any, name: str) -> Any:
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
     """Piecewise constant: a tenth at every milestone, each a fraction of `total_steps`."""
-    return optax.piecewise_constant_schedule(
-        config.lr, {round(m * total_steps): 0.1 for m in config.milestones}
-    )
+    steps = [round(m * total_steps) for m in config.milestones]
+    # In a run of few steps milestones may fall on the same one.
+    return optax.piecewise_constant_schedule(config.lr, {s: 0.1 ** steps.count(s) for s in steps})
 
 
 def make(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
@@ -30,7 +30,7 @@ def make(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
 
     Without momentum a step moves λ by Eq. 11,
 
-    .. math:: \lambda \leftarrow \lambda - \eta \alpha \lambda - \eta \, \partial L / \partial \lambda .
+    .. math:: \lambda \leftarrow \lambda - \eta\alpha\lambda - \eta\,\partial_\lambda L . \quad (11)
 
     With it, the L2 term enters the momentum like the gradient it belongs to.
 

@@ -1,7 +1,7 @@
 """Training state and the two jitted steps: train and evaluate."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -53,13 +53,15 @@ def cross_entropy(
 def make_train_step(
     model: nn.Module, tx: optax.GradientTransformation, info: DataInfo
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """``state, batch -> state, {loss, accuracy, smallest_lambda}``, jitted; it donates the state."""
+    """``state, batch -> state, {loss, accuracy, smallest_lambda}``; the state is donated."""
+
+    apply: Any = model.apply  # typed as returning one value or two, by its arguments
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = standardize(batch["image"], info)
 
         def loss_of(params):
-            logits, updated = model.apply(
+            logits, updated = apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
                 train=True,
@@ -82,11 +84,11 @@ def make_train_step(
 
 
 def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Batch], Metrics]:
-    """``variables, masked batch -> sums of {loss, correct, seen}``, to be divided once at the end."""
+    """``variables, masked batch -> sums of {loss, correct, seen}``, to be divided at the end."""
 
     @jax.jit
     def eval_step(variables: Any, batch: Batch) -> Metrics:
-        logits = model.apply(variables, standardize(batch["image"], info), train=False)
+        logits = cast(Array, model.apply(variables, standardize(batch["image"], info), train=False))
         mask = batch["mask"]
         return {
             "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0)),

@@ -1,0 +1,40 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test lint types results-fashion_mnist clean
+
+demo: $(VENV)/.installed  ## train, convert and simulate a small network: under two minutes
+	rm -rf $(DEMO)
+	$(BIN)/python train.py digits-cnet --workdir $(DEMO)
+	$(BIN)/python convert.py $(DEMO)
+	$(BIN)/python simulate.py $(DEMO) --timesteps 100
+	@echo "the curve is in $(DEMO)/curve.png and $(DEMO)/curve.csv"
+
+test: $(VENV)/.installed-test  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+results-fashion_mnist: $(VENV)/.installed  ## train and simulate all that results/fashion_mnist shows: hours
+	$(BIN)/python results/reproduce.py fashion_mnist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python requirements.txt constraints.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,177 @@
+"""Report of an experiment: curves side by side, history of λ, and how they came about."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tcl_jax.report.plots import plot_curves, plot_lambda, plot_training
+from tcl_jax.training.log import METRICS, read
+
+_TABLE = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One spiking network's accuracy against latency, and where it came from.
+
+    Attributes:
+        label: name of the method.
+        run: folder of the trained network's record.
+        snn: name of the spiking network in it.
+        accuracy: at T = 1, 2, ...
+        summary: of the simulation.
+        epochs: the training's records, one an epoch.
+        environment: of the training.
+    """
+
+    label: str
+    run: Path
+    snn: str
+    accuracy: tuple[float, ...]
+    summary: Mapping[str, Any]
+    epochs: tuple[Mapping[str, Any], ...]
+    environment: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, label: str, run: Path, snn: str) -> "Curve":
+        """Read what a run left in its folder."""
+        with (run / snn / "curve.csv").open(newline="") as file:
+            accuracy = tuple(float(row["accuracy"]) for row in csv.DictReader(file))
+        return cls(
+            label,
+            run,
+            snn,
+            accuracy,
+            json.loads((run / snn / "summary.json").read_text()),
+            tuple(r for r in read(run / METRICS) if r["kind"] == "epoch"),
+            json.loads((run / "environment.json").read_text()),
+        )
+
+    def at(self, t: int) -> float | None:
+        """Accuracy at latency T, if the simulation went so far."""
+        return self.accuracy[t - 1] if t <= len(self.accuracy) else None
+
+
+def write_report(
+    name: str, groups: Mapping[str, Sequence[Curve]], folder: Path, readme: Path
+) -> None:
+    """Write plots and a page into an experiment's folder, and its tables into the README.
+
+    Args:
+        name: of the experiment and its data.
+        groups: curves by network.
+        folder: the experiment's.
+        readme: holds ``<!-- results:NAME -->`` and ``<!-- end:NAME -->``; what stands between is
+            replaced.
+    """
+    tables = []
+    for network, curves in groups.items():
+        plot_curves(
+            {c.label: c.accuracy for c in curves},
+            {
+                "with TCL" if c.summary["tcl"] else "without": c.summary["ann_accuracy"]
+                for c in curves
+            },
+            folder / f"{network}.png",
+            title=f"{network} on {name}, {curves[0].summary['images']} test images",
+        )
+        for curve in curves:
+            _write_history(curve)
+        tables.append(_table(network, curves))
+    page = [
+        f"# Results on {name}",
+        "",
+        f"Made by `python results/reproduce.py {name}`, this page included.",
+        "",
+        *tables,
+        "## Commands",
+        "",
+        *_commands(groups),
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(page))
+    text = readme.read_text()
+    block = "\n".join([f"<!-- results:{name} -->", "", *tables, f"<!-- end:{name} -->"])
+    pattern = re.compile(f"<!-- results:{name} -->.*<!-- end:{name} -->", re.DOTALL)
+    readme.write_text(pattern.sub(lambda _: block, text))
+
+
+def _write_history(curve: Curve) -> None:
+    plot_training(curve.epochs, curve.run / "training.png", title=curve.run.name)
+    layers = list(curve.epochs[-1]["lambda"])
+    if not layers:
+        return
+    history = {layer: [r["lambda"][layer] for r in curve.epochs] for layer in layers}
+    with (curve.run / "lambda.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("epoch", *layers))
+        writer.writerows((r["epoch"], *r["lambda"].values()) for r in curve.epochs)
+    plot_lambda(history, curve.run / "lambda.png", title=f"{curve.run.name}: λ during training")
+
+
+def _table(network: str, curves: Sequence[Curve]) -> str:
+    longest = max(len(c.accuracy) for c in curves)
+    columns = [t for t in _TABLE if t <= longest]
+    summary = curves[0].summary
+    lines = [
+        f"### {network}: SNN test accuracy (%) by latency T",
+        "",
+        "| method | ANN | " + " | ".join(f"T={t}" for t in columns) + " |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for c in curves:
+        cells = ["–" if (a := c.at(t)) is None else f"{100 * a:.2f}" for t in columns]
+        lines.append(
+            f"| {c.label} | {100 * c.summary['ann_accuracy']:.2f} | " + " | ".join(cells) + " |"
+        )
+    hardware = curves[0].environment["hardware"]
+    epochs = curves[0].epochs[-1]["epoch"]
+    seed = json.loads((curves[0].run / "config.json").read_text())["seed"]
+    lines += [
+        "",
+        f"{summary['images']} test images, {summary['readout']} readout, V(0) = {summary['v0']:g}; "
+        f"{epochs} epochs, seed {seed}, one run each, on {hardware['device']}, "
+        f"{hardware['host_cores']} cores.",
+        "",
+        *_findings(curves),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _findings(curves: Sequence[Curve]) -> list[str]:
+    """What the table says, in words that follow from its figures."""
+    tcl, *baselines = curves
+    found = []
+    if baselines:
+        gap = 100 * (baselines[0].summary["ann_accuracy"] - tcl.summary["ann_accuracy"])
+        side = "below" if gap > 0 else "above"
+        found.append(f"- The ANN with TCL is {abs(gap):.2f} points {side} the one without.")
+    for t in (25, 100, 150):
+        accuracy = tcl.at(t)
+        if accuracy is not None:
+            loss = 100 * (tcl.summary["ann_accuracy"] - accuracy)
+            found.append(f"- TCL's conversion loss at T={t}: {loss:+.2f} points.")
+    for other in baselines:
+        shared = range(1, min(50, len(tcl.accuracy), len(other.accuracy)) + 1)
+        behind = [t for t in shared if tcl.accuracy[t - 1] <= other.accuracy[t - 1]]
+        where = f"at all T from 1 to {shared[-1]}"
+        if behind:
+            where += ", except T = " + ", ".join(map(str, behind))
+        found.append(f"- TCL is above the {other.label} {where}.")
+    return found
+
+
+def _commands(groups: Mapping[str, Sequence[Curve]]) -> list[str]:
+    """Every command that was run, with the commit of the code that ran it."""
+    found = []
+    for curves in groups.values():
+        for c in curves:
+            conversion = json.loads((c.run / c.snn / "conversion.json").read_text())
+            for about in (c.environment, conversion, c.summary):
+                found.append(f"- `{about['command']}` (commit {about['commit'][:10]})")
+    return list(dict.fromkeys(found))

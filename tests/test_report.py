@@ -1,0 +1,90 @@
+"""Reports say what the records say, and nothing else."""
+
+import json
+
+import pytest
+
+from tcl_jax.report.experiment import Curve, write_report
+from tcl_jax.report.plots import plot_curves
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _record(folder, *, tcl, ann, accuracy, snn="snn"):
+    """What a run and its simulation leave behind."""
+    (folder / snn).mkdir(parents=True)
+    hardware = {"device": "a processor", "host_cores": 3}
+    about = {"command": f"python train.py x --workdir {folder.name}", "commit": "0123456789abcdef"}
+    (folder / "config.json").write_text(json.dumps({"seed": 7}))
+    (folder / "environment.json").write_text(json.dumps(about | {"hardware": hardware}))
+    lam = {"act1": 2.5, "act2": 1.5} if tcl else {}
+    epochs = [
+        {
+            "kind": "epoch",
+            "step": 10 * e,
+            "epoch": e,
+            "train_loss": 1 / e,
+            "test_loss": 1.1 / e,
+            "train_accuracy": 0.9,
+            "test_accuracy": ann,
+            "lambda": lam,
+        }
+        for e in (1, 2)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs))
+    rows = "".join(f"{t},{a}\n" for t, a in enumerate(accuracy, start=1))
+    (folder / snn / "curve.csv").write_text("T,accuracy\n" + rows)
+    summary = {
+        "tcl": tcl,
+        "ann_accuracy": ann,
+        "images": 123,
+        "readout": "spikes",
+        "v0": 0.0,
+    }
+    for file in ("summary.json", "conversion.json"):
+        (folder / snn / file).write_text(json.dumps(summary | about))
+    return Curve.read("TCL" if tcl else "max norm", folder, snn)
+
+
+@pytest.fixture
+def report(tmp_path):
+    tcl = _record(tmp_path / "net-tcl", tcl=True, ann=0.93, accuracy=[0.1, 0.5, 0.8, 0.9254])
+    plain = _record(tmp_path / "net-relu", tcl=False, ann=0.94, accuracy=[0.1, 0.2, 0.85, 0.86])
+    readme = tmp_path / "project.md"
+    readme.write_text("before\n<!-- results:x -->\nold\n<!-- end:x -->\nafter\n")
+    write_report("x", {"net": [tcl, plain]}, tmp_path, readme)
+    return tmp_path
+
+
+def test_table_holds_the_figures_of_the_curves(report):
+    page = (report / "README.md").read_text()
+    assert "| TCL | 93.00 | 92.54 |" in page
+    assert "| max norm | 94.00 | 86.00 |" in page
+    assert "123 test images" in page
+    assert "seed 7" in page
+
+
+def test_findings_are_those_of_the_figures(report):
+    page = (report / "README.md").read_text()
+    assert "The ANN with TCL is 1.00 points below the one without" in page
+    # Equal at T=1 is not above; behind at T=3.
+    assert "TCL is above the max norm at all T from 1 to 4, except T = 1, 3" in page
+
+
+def test_readme_keeps_what_is_not_the_results(report):
+    text = (report / "project.md").read_text()
+    assert text.startswith("before\n<!-- results:x -->")
+    assert text.endswith("<!-- end:x -->\nafter\n")
+    assert "old" not in text
+
+
+def test_plots_and_history_are_written_beside(report):
+    for plot in ("net.png", "net-tcl/lambda.png", "net-tcl/training.png", "net-relu/training.png"):
+        assert (report / plot).read_bytes().startswith(PNG)
+    assert (report / "net-tcl/lambda.csv").read_text() == "epoch,act1,act2\n1,2.5,1.5\n2,2.5,1.5\n"
+    assert not (report / "net-relu/lambda.csv").exists()
+
+
+def test_a_curve_of_one_step_can_be_plotted(tmp_path):
+    plot_curves({"a": [0.5]}, {"": 0.9}, tmp_path / "one.png", title="T = 1")
+    assert (tmp_path / "one.png").read_bytes().startswith(PNG)
