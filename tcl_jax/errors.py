@@ -1,6 +1,7 @@
 """The one exception that means *the input is at fault*, and how a command line reports it."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -19,9 +20,12 @@ def reported_at_exit() -> Iterator[None]:
 
     Ctrl-C, where nothing else takes care of it, ends with a line and status 130.
     """
+    # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         yield
     except InputError as error:
+        sys.unraisablehook = lambda _: None
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

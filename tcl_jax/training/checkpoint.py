@@ -1,6 +1,8 @@
 """Checkpoints: the best and the last state of a run, with a checksum for every leaf."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,9 @@ class Checkpoints:
 
     Args:
         folder: where they are; made on the first save.
+
+    Raises:
+        InputError: the accuracy of a checkpoint is there and cannot be read.
     """
 
     def __init__(self, folder: Path):
@@ -37,19 +42,20 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            # Named here, for a manager that has saved nothing yet knows no handlers.
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "checksums": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                best_fn=lambda metrics: metrics["accuracy"],
-                enable_async_checkpointing=False,
-            ),
-        )
+        with _damage_reported(f"a checkpoint in {self.folder}"):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                # Named here, for a manager that has saved nothing yet knows no handlers.
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "checksums": ocp.JsonCheckpointHandler(),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=keep,
+                    best_fn=lambda metrics: metrics["accuracy"],
+                    enable_async_checkpointing=False,
+                ),
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -72,7 +78,8 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        return self._manager.best_step()
+        with _damage_reported(f"a checkpoint in {self.folder}"):
+            return self._manager.best_step()
 
     def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
         """Save a state; with an accuracy it can become the best."""
@@ -94,12 +101,8 @@ class Checkpoints:
             InputError: the checkpoint is of another network, or damaged.
         """
         where = f"checkpoint {self.folder / str(step)}"
-        advice = "delete that folder and resume from another checkpoint, or train again"
-        try:
-            stored = self._manager.item_metadata(step).state
-            layout = _layout(stored.tree)
-        except Exception as error:  # orbax raises whatever its readers met
-            raise InputError(f"{where} is damaged ({_first_line(error)}): {advice}") from error
+        with _damage_reported(where):
+            layout = _layout(self._manager.item_metadata(step).state.tree)
         expected = _layout(like)
         if layout != expected:
             odd = sorted(set(layout.items()) ^ set(expected.items()))[0][0]
@@ -109,7 +112,7 @@ class Checkpoints:
                 "trained with"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
+        with _damage_reported(where):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -117,11 +120,20 @@ class Checkpoints:
                 ),
             )
             broken = _differing(_checksums(restored.state), restored.checksums)
-        except Exception as error:
-            raise InputError(f"{where} is damaged ({_first_line(error)}): {advice}") from error
-        if broken:
-            raise InputError(f"{where} is damaged (checksum of {broken} differs): {advice}")
+            if broken:
+                raise ValueError(f"checksum of {broken} differs")
         return restored.state
+
+
+@contextmanager
+def _damage_reported(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # orbax raises whatever its readers met
+        raise InputError(
+            f"{where} is damaged ({_first_line(error)}): delete its folder and resume from "
+            "another checkpoint, or train again"
+        ) from error
 
 
 def _path(path: tuple[Any, ...]) -> str:

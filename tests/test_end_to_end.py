@@ -1,0 +1,189 @@
+"""From a preset's name to a table of accuracies: train.py, convert.py and simulate.py."""
+
+import csv
+import json
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cli import DigitsRun, Finished, succeed
+from cli import plain as plain
+from cli import trained as trained
+from tensorboardX.proto.event_pb2 import Event
+
+from tcl_jax.run import open_run
+
+LAYERS = ["act1", "act2", "act3", "act4", "act5"]
+
+
+@pytest.fixture(scope="module")
+def simulated(trained: DigitsRun) -> tuple[Path, Finished, Finished]:
+    """The run converted and simulated with nothing but defaults: what each step printed."""
+    return (
+        trained.folder,
+        succeed("convert", trained.folder),
+        succeed("simulate", trained.folder, "--timesteps", 100),
+    )
+
+
+def curve(folder: Path) -> np.ndarray:
+    with (folder / "curve.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["T", "accuracy"]
+    assert [int(t) for t, _ in rows] == list(range(1, len(rows) + 1))
+    return np.array([float(a) for _, a in rows])
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def table(printed: str) -> dict[int, list[float]]:
+    """The numbers of a printed table, by T: SNN accuracy, ANN accuracy, loss, in percent."""
+    rows = [re.findall(r"[-+]?\d+\.?\d*", line) for line in printed.splitlines() if "│" in line]
+    return {int(t): [float(v) for v in values] for t, *values in rows}
+
+
+def test_training_leaves_config_and_provenance(trained):
+    config = json.loads((trained.folder / "config.json").read_text())
+    assert config["model"]["name"] == "cnet" and config["epochs"] == 3
+    environment = json.loads((trained.folder / "environment.json").read_text())
+    assert environment["command"].startswith("python train.py digits-cnet --workdir")
+    assert environment["hardware"]["backend"] == "cpu"
+    assert "jax" in environment["libraries"] and environment["commit"]
+
+
+def test_training_prints_each_epoch_on_a_line(trained):
+    lines = [li for li in trained.printed.out.splitlines() if li.startswith("epoch ")]
+    assert [li.split()[1] for li in lines] == ["1/3", "2/3", "3/3"]
+    assert all(re.search(r"test accuracy \d+\.\d\d%  \d+ s  λ \d\.\d\d–\d\.\d\d$", li) for li in lines)
+    assert f"next: python convert.py {trained.folder}" in trained.printed.out
+    assert trained.printed.err == ""
+
+
+def test_metrics_hold_lambda_of_every_layer_each_epoch(trained):
+    lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
+    epochs = [r for r in map(json.loads, lines) if r["kind"] == "epoch"]
+    assert [r["epoch"] for r in epochs] == [1, 2, 3]
+    assert [r["step"] for r in epochs] == [22, 44, 66]
+    for record in epochs:
+        assert sorted(record["lambda"]) == LAYERS
+        assert all(0 < lam < 4 for lam in record["lambda"].values())
+    assert len({r["lambda"]["act1"] for r in epochs}) == 3, "λ is not trained"
+    assert epochs[-1]["test_accuracy"] > 0.9
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+
+
+def test_tensorboard_events_hold_the_same(trained):
+    lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
+    records = [r for r in map(json.loads, lines) if r["kind"] == "epoch"]
+    scalars = {}
+    (events,) = (trained.folder / "tensorboard").iterdir()
+    content = events.read_bytes()
+    while content:  # length, its checksum, the event, its checksum
+        (length,) = struct.unpack("<Q", content[:8])
+        event = Event.FromString(content[12 : 12 + length])
+        scalars |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        content = content[16 + length :]
+    for record in records:
+        step = record["step"]
+        assert scalars["epoch/test_accuracy", step] == pytest.approx(record["test_accuracy"])
+        for layer in LAYERS:
+            assert scalars[f"lambda/{layer}", step] == pytest.approx(record["lambda"][layer])
+
+
+def test_best_and_last_checkpoints_can_be_opened(trained):
+    lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
+    accuracy = {r["step"]: r["test_accuracy"] for r in map(json.loads, lines) if "epoch" in r}
+    kept = {int(p.name) for p in (trained.folder / "checkpoints").iterdir()}
+    last, best = (open_run(trained.folder, checkpoint=which).step for which in ("last", "best"))
+    assert last == 66
+    assert accuracy[best] == max(accuracy.values())
+    assert kept == {best, last}
+
+
+def test_conversion_prints_norm_factors_and_its_verification(simulated):
+    folder, printed, _ = simulated
+    about = json.loads((folder / "snn" / "graph.json").read_text())["about"]
+    for name, lam in about["lambda"].items():
+        assert re.search(rf"{re.escape(name)} +│ +{lam:.4f} ", printed.out), name
+    assert len(about["lambda"]) == 6
+    assert about["verification"]["images"] == about["verification"]["same_class"] == 359
+    assert "the same class on 359 of 359 test images" in printed.out
+    assert about["norm"] == "tcl" and about["checkpoint_step"] == 66
+    assert printed.err == ""
+
+
+def test_simulation_is_near_the_analog_network_at_100_steps(simulated):
+    folder, _, printed = simulated
+    accuracy = curve(folder)
+    assert len(accuracy) == 100
+    ann = summary(folder)["ann_accuracy"]
+    assert ann > 0.9
+    assert accuracy[-1] == pytest.approx(ann, abs=0.03)
+    assert accuracy[-1] > accuracy[3], "more time steps do not help"
+    assert printed.err == ""
+
+
+def test_ann_accuracy_is_that_of_training_on_the_same_images(simulated):
+    folder, _, _ = simulated
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert summary(folder)["ann_accuracy"] == pytest.approx(
+        json.loads(lines[-1])["test_accuracy"], abs=1e-9
+    )
+    assert summary(folder)["images"] == 359
+
+
+def test_printed_figures_are_those_of_the_curve(simulated):
+    folder, _, printed = simulated
+    accuracy, shown = curve(folder), table(printed.out)
+    assert list(shown) == [4, 8, 16, 20, 25, 30, 35, 50, 100]
+    ann = summary(folder)["ann_accuracy"]
+    for t, (snn, analog, loss) in shown.items():
+        assert snn == pytest.approx(100 * accuracy[t - 1], abs=0.0051)
+        assert analog == pytest.approx(100 * ann, abs=0.0051)
+        assert loss == pytest.approx(100 * (ann - accuracy[t - 1]), abs=0.0051)
+        assert summary(folder)["snn_accuracy"][str(t)] == pytest.approx(accuracy[t - 1], abs=1e-6)
+
+
+def test_the_plot_is_a_png(simulated):
+    folder, _, _ = simulated
+    image = cv2.imread(str(folder / "curve.png"))
+    assert image is not None and min(image.shape[:2]) > 400
+    assert image.std() > 5, "the plot is blank"
+
+
+def test_readout_and_start_change_the_simulation(simulated, tmp_path):
+    folder, _, _ = simulated
+    before = (folder / "curve.csv").read_text()
+    for name, options in {"membrane": ["--readout", "membrane"], "half": ["--v0", "0.5"]}.items():
+        succeed("simulate", folder, "--timesteps", 10, "--output", tmp_path / name, *options)
+    assert (folder / "curve.csv").read_text() == before, "--output was not heeded"
+    spikes, membrane, half = (curve(f)[:10] for f in (folder, tmp_path / "membrane", tmp_path / "half"))
+    assert summary(tmp_path / "half")["v0"] == 0.5
+    assert summary(tmp_path / "membrane")["readout"] == "membrane"
+    assert membrane.mean() > spikes.mean(), "currents tell classes apart before spikes do"
+    assert half.mean() > spikes.mean(), "a start at half the threshold saves time"
+
+
+def test_baselines_convert_into_folders_of_their_own(plain):
+    figures = {}
+    for name, norm in {"snn-max": "max", "snn-p99.9": "percentile:99.9"}.items():
+        converted = succeed("convert", plain.folder, "--norm", norm, "--snn", name)
+        assert f"norm-factors ({norm})" in " ".join(converted.out.split())
+        assert f"simulate.py {plain.folder} --snn {name} --timesteps 100" in converted.out
+        options = ["--snn", name, "--timesteps", 40, "--images", 130]
+        printed = succeed("simulate", plain.folder, *options)
+        assert f"130 test images of digits, {norm} norm" in " ".join(printed.out.split())
+        figures[name] = curve(plain.folder / name)
+        assert table(printed.out)[40][0] == pytest.approx(100 * figures[name][-1], abs=0.0051)
+        assert summary(plain.folder / name)["norm"] == norm
+        assert summary(plain.folder / name)["images"] == 130
+        assert summary(plain.folder / name)["tcl"] is False
+    assert figures["snn-p99.9"].mean() > figures["snn-max"].mean()
+    assert not (plain.folder / "snn").exists() and not (plain.folder / "curve.csv").exists()
+    lines = (plain.folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["lambda"] == {}
