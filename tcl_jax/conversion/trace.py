@@ -167,7 +167,10 @@ def _constant(eqn: Any, values: list[Any]) -> list[Any]:
     read = {
         v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
     }
-    alone = core.Jaxpr((), list(read), eqn.outvars, [eqn])
+    names = tuple(f"arg{i}" for i in range(len(read)))
+    results = tuple(f"result{i}" for i in range(len(eqn.outvars)))
+    info = core.DebugInfo("trace", eqn.primitive.name, names, results)
+    alone = core.Jaxpr((), list(read), eqn.outvars, [eqn], debug_info=info)
     return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
 
 
