@@ -53,32 +53,57 @@ TRIED = [
     Tried("no value", f"{TRAIN} --epochs", ("--epochs needs a value",)),
     Tried("no choice", f"{TRAIN} --model.dtype f16", ("one of float32, bfloat16, got 'f16'",)),
     Tried("λ of 0", f"{TRAIN} --model.lam 0", ("model.lam must be finite and above 0, got 0",)),
-    Tried("λ below 0", f"{TRAIN} --model.lam -1", ("model.lam must be finite and above 0, got -1",)),
+    Tried(
+        "λ below 0", f"{TRAIN} --model.lam -1", ("model.lam must be finite and above 0, got -1",)
+    ),
     Tried("no epochs", f"{TRAIN} --epochs 0", ("epochs must be above 0, got 0",)),
     Tried("no learning rate", f"{TRAIN} --optim.lr 0", ("optim.lr must be finite and above 0",)),
     Tried("empty batch", f"{TRAIN} --batch-size 0", ("batch-size must be above 0, got 0",)),
     Tried("batch above data", f"{TRAIN} --batch-size 9999", ("9999", "1438")),
     Tried("indivisible", f"{FOUR_DEVICES} {TRAIN} --batch-size 30", ("30", "multiple of 4")),
-    Tried("wrong augmentation", f"{TRAIN} --data.augment resized_crop_flip", ("resized_crop_flip",)),
+    Tried(
+        "wrong augmentation", f"{TRAIN} --data.augment resized_crop_flip", ("resized_crop_flip",)
+    ),
     Tried("size of fixed images", f"{TRAIN} --data.image-size 32", ("digits", "one size")),
-    Tried("images too small", "train.py digits-vgg16 --data.pad-to None --workdir {new}",
-          ("32×32", "8×8", "--data.pad-to 32")),
+    Tried(
+        "images too small",
+        "train.py digits-vgg16 --data.pad-to None --workdir {new}",
+        ("32×32", "8×8", "--data.pad-to 32"),
+    ),
     Tried("padding too small", f"{TRAIN} --data.pad-to 4", ("4", "8 x 8")),
     Tried("workdir is a file", "train.py digits-cnet --workdir {file}", ("{file}", "is a file")),
-    Tried("loss not finite", f"{TRAIN} --model.no-tcl --optim.lr 1e6",
-          ("the loss became", "at step", "lower --optim.lr")),
+    Tried(
+        "loss not finite",
+        f"{TRAIN} --model.no-tcl --optim.lr 1e6",
+        ("the loss became", "at step", "lower --optim.lr"),
+    ),
     Tried("learning rate too high", f"{TRAIN} --optim.lr 1e6", ("at step", "--optim.lr")),
-    Tried("α too high", f"{TRAIN} --optim.alpha 1e4",
-          ("a λ fell to -", "at step 1", "lower --optim.alpha")),
-    Tried("no data", "train.py cifar10-cnet --data-dir {empty} --workdir {new}",
-          ("cifar10 was not found", "{empty}", "does not answer", "cifar-10-python.tar.gz")),
-    Tried("no data to register for", "train.py imagenet2012-vgg16 --data-dir {empty}",
-          ("imagenet2012 was not found", "{empty}", "ILSVRC2012_img_train.tar")),
+    Tried(
+        "α too high",
+        f"{TRAIN} --optim.alpha 1e4",
+        ("a λ fell to -", "at step 1", "lower --optim.alpha"),
+    ),
+    Tried(
+        "no data",
+        "train.py cifar10-cnet --data-dir {empty} --workdir {new}",
+        ("cifar10 was not found", "{empty}", "does not answer", "cifar-10-python.tar.gz"),
+    ),
+    Tried(
+        "no data to register for",
+        "train.py imagenet2012-vgg16 --data-dir {empty}",
+        ("imagenet2012 was not found", "{empty}", "ILSVRC2012_img_train.tar"),
+    ),
     Tried("no raw folder", "train.py cifar10-cnet --data-dir {empty} --raw-dir {new}", ("{new}",)),
-    Tried("truncated IDX", "train.py fashion_mnist-cnet --data-dir {empty} --raw-dir {idx}",
-          ("{idx}/train-images-idx3-ubyte", "truncated")),
-    Tried("truncated tar", "train.py cifar10-cnet --data-dir {empty} --raw-dir {tar}",
-          ("{tar}/cifar-10-binary.tar.gz", "not a whole archive")),
+    Tried(
+        "truncated IDX",
+        "train.py fashion_mnist-cnet --data-dir {empty} --raw-dir {idx}",
+        ("{idx}/train-images-idx3-ubyte", "truncated"),
+    ),
+    Tried(
+        "truncated tar",
+        "train.py cifar10-cnet --data-dir {empty} --raw-dir {tar}",
+        ("{tar}/cifar-10-binary.tar.gz", "not a whole archive"),
+    ),
     Tried("convert nothing", "convert.py", ("RUN is missing",)),
     Tried("convert what is no run", "convert.py {empty}", ("{empty} is not a run", "train.py")),
     Tried("convert a file", "convert.py {file}", ("{file} is not a run",)),
@@ -91,8 +116,11 @@ TRIED = [
     Tried("checkpoint truncated", "convert.py {truncated}", ("{truncated}/checkpoints", "damaged")),
     Tried("checkpoint flipped", "convert.py {flipped}", ("{flipped}/checkpoints", "damaged")),
     Tried("checkpoint gutted", "convert.py {gutted}", ("{gutted}/checkpoints", "damaged")),
-    Tried("resume a damaged one", "train.py digits-cnet --epochs 3 --workdir {flipped} --resume",
-          ("{flipped}/checkpoints", "damaged")),
+    Tried(
+        "resume a damaged one",
+        "train.py digits-cnet --epochs 3 --workdir {flipped} --resume",
+        ("{flipped}/checkpoints", "damaged"),
+    ),
     Tried("of another network", "convert.py {other}", ("is of another network", "[")),
     Tried("config edited badly", "convert.py {misedited}", ("{misedited}", "model.lam", "'four'")),
     Tried("config cut off", "convert.py {cut}", ("{cut}/config.json is damaged",)),
@@ -144,9 +172,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "graph_cut": lambda run: _half(run / "snn" / "graph.json"),
     "graph_edited": lambda run: _edit(run / "snn" / "graph.json", "nodes", 0, "kind", value="?"),
     "arrays": lambda run: _flip(_largest(run / "snn" / "arrays")),
-    "moved": lambda run: _edit(
-        run / "snn" / "graph.json", "about", "checkpoint_step", value=44
-    ),
+    "moved": lambda run: _edit(run / "snn" / "graph.json", "about", "checkpoint_step", value=44),
 }
 
 

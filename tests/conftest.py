@@ -1,0 +1,46 @@
+"""What every test needs: four virtual devices, and hypothesis without chance or deadlines."""
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+# Before anything uses a backend: the number of devices is fixed from then on.
+jax.config.update("jax_num_cpu_devices", 4)
+
+hypothesis.settings.register_profile(
+    "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=40
+)
+hypothesis.settings.load_profile("tcl_jax")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def randomised() -> Callable[..., Any]:
+    """Variables of a network as after training: no statistic, scale, bias or λ is left trivial."""
+
+    def randomise(variables: Any, seed: int = 0) -> Any:
+        rng = np.random.default_rng(seed)
+        draw = {
+            "mean": lambda shape: rng.normal(0, 0.3, shape),
+            "var": lambda shape: rng.uniform(0.3, 2.0, shape),
+            "scale": lambda shape: rng.uniform(0.5, 1.5, shape) * rng.choice((1, 1, 1, -1), shape),
+            "bias": lambda shape: rng.normal(0.1, 0.2, shape),
+            "lam": lambda shape: rng.uniform(0.7, 3.0, shape),
+        }
+
+        def replace(path: Any, value: jax.Array) -> jax.Array:
+            name = path[-1].key
+            new = draw[name](value.shape) if name in draw else value
+            return jax.numpy.asarray(new, value.dtype)
+
+        return jax.tree_util.tree_map_with_path(replace, variables)
+
+    return randomise
