@@ -20,6 +20,9 @@ def reported_at_exit() -> Iterator[None]:
 
     Ctrl-C, where nothing else takes care of it, ends with a line and status 130.
     """
+    logging.basicConfig()  # does nothing where a library did it first, in its own format
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("warning: %(message)s"))
     # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
