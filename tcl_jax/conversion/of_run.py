@@ -49,8 +49,8 @@ def convert_run(
         The artifact that was saved.
 
     Raises:
-        InputError: a number is not above 0, `snn` is no name or is taken, the norm does not fit the network, or the converted
-            network does not compute the same.
+        InputError: a number is not above 0, `snn` is no name or is taken, the norm does not
+            fit the network, or the converted network does not compute the same.
     """
     for name, value in (
         ("calibration-images", calibration_images),
