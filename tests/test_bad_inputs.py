@@ -31,6 +31,7 @@ class Tried(NamedTuple):
     what: str
     command: str
     answer: tuple[str, ...]
+    warnings: int = 0
 
 
 TRAIN = "train.py digits-cnet --workdir {new}"
@@ -53,32 +54,58 @@ TRIED = [
     Tried("no value", f"{TRAIN} --epochs", ("--epochs needs a value",)),
     Tried("no choice", f"{TRAIN} --model.dtype f16", ("one of float32, bfloat16, got 'f16'",)),
     Tried("λ of 0", f"{TRAIN} --model.lam 0", ("model.lam must be finite and above 0, got 0",)),
-    Tried("λ below 0", f"{TRAIN} --model.lam -1", ("model.lam must be finite and above 0, got -1",)),
+    Tried(
+        "λ below 0", f"{TRAIN} --model.lam -1", ("model.lam must be finite and above 0, got -1",)
+    ),
     Tried("no epochs", f"{TRAIN} --epochs 0", ("epochs must be above 0, got 0",)),
     Tried("no learning rate", f"{TRAIN} --optim.lr 0", ("optim.lr must be finite and above 0",)),
     Tried("empty batch", f"{TRAIN} --batch-size 0", ("batch-size must be above 0, got 0",)),
     Tried("batch above data", f"{TRAIN} --batch-size 9999", ("9999", "1438")),
     Tried("indivisible", f"{FOUR_DEVICES} {TRAIN} --batch-size 30", ("30", "multiple of 4")),
-    Tried("wrong augmentation", f"{TRAIN} --data.augment resized_crop_flip", ("resized_crop_flip",)),
+    Tried(
+        "wrong augmentation", f"{TRAIN} --data.augment resized_crop_flip", ("resized_crop_flip",)
+    ),
     Tried("size of fixed images", f"{TRAIN} --data.image-size 32", ("digits", "one size")),
-    Tried("images too small", "train.py digits-vgg16 --data.pad-to None --workdir {new}",
-          ("32×32", "8×8", "--data.pad-to 32")),
+    Tried(
+        "images too small",
+        "train.py digits-vgg16 --data.pad-to None --workdir {new}",
+        ("32×32", "8×8", "--data.pad-to 32"),
+    ),
     Tried("padding too small", f"{TRAIN} --data.pad-to 4", ("4", "8 x 8")),
     Tried("workdir is a file", "train.py digits-cnet --workdir {file}", ("{file}", "is a file")),
-    Tried("loss not finite", f"{TRAIN} --model.no-tcl --optim.lr 1e6",
-          ("the loss became", "at step", "lower --optim.lr")),
+    Tried(
+        "loss not finite",
+        f"{TRAIN} --model.no-tcl --optim.lr 1e6",
+        ("the loss became", "at step", "lower --optim.lr"),
+    ),
     Tried("learning rate too high", f"{TRAIN} --optim.lr 1e6", ("at step", "--optim.lr")),
-    Tried("α too high", f"{TRAIN} --optim.alpha 1e4",
-          ("a λ fell to -", "at step 1", "lower --optim.alpha")),
-    Tried("no data", "train.py cifar10-cnet --data-dir {empty} --workdir {new}",
-          ("cifar10 was not found", "{empty}", "does not answer", "cifar-10-python.tar.gz")),
-    Tried("no data to register for", "train.py imagenet2012-vgg16 --data-dir {empty}",
-          ("imagenet2012 was not found", "{empty}", "ILSVRC2012_img_train.tar")),
+    Tried(
+        "α too high",
+        f"{TRAIN} --optim.alpha 1e4",
+        ("a λ fell to -", "at step 1", "lower --optim.alpha"),
+    ),
+    Tried(
+        "no data",
+        "train.py cifar10-cnet --data-dir {empty} --workdir {new}",
+        ("cifar10 was not found", "{empty}", "does not answer", "cifar-10-python.tar.gz"),
+    ),
+    Tried(
+        "no data to register for",
+        "train.py imagenet2012-vgg16 --data-dir {empty}",
+        ("imagenet2012 was not found", "{empty}", "ILSVRC2012_img_train.tar"),
+    ),
     Tried("no raw folder", "train.py cifar10-cnet --data-dir {empty} --raw-dir {new}", ("{new}",)),
-    Tried("truncated IDX", "train.py fashion_mnist-cnet --data-dir {empty} --raw-dir {idx}",
-          ("{idx}/train-images-idx3-ubyte", "truncated")),
-    Tried("truncated tar", "train.py cifar10-cnet --data-dir {empty} --raw-dir {tar}",
-          ("{tar}/cifar-10-binary.tar.gz", "not a whole archive")),
+    Tried(
+        "truncated IDX",
+        "train.py fashion_mnist-cnet --data-dir {empty} --raw-dir {idx}",
+        ("{idx}/train-images-idx3-ubyte", "truncated"),
+    ),
+    Tried(
+        "truncated tar",
+        "train.py cifar10-cnet --data-dir {empty} --raw-dir {tar}",
+        ("{tar}/cifar-10-binary.tar.gz", "not a whole archive"),
+        1,
+    ),
     Tried("convert nothing", "convert.py", ("RUN is missing",)),
     Tried("convert what is no run", "convert.py {empty}", ("{empty} is not a run", "train.py")),
     Tried("convert a file", "convert.py {file}", ("{file} is not a run",)),
@@ -86,13 +113,20 @@ TRIED = [
     Tried("unknown norm", "convert.py {run} --norm mean", ("'mean'", "tcl, max and percentile")),
     Tried("percentile of 0", "convert.py {run} --norm percentile:0", ("percentile:99.9",)),
     Tried("norm tcl without λ", "convert.py {plain} --norm tcl", ("no trained λ", "--norm max")),
+    Tried("over the checkpoints", "convert.py {run} --snn checkpoints", ("'checkpoints' cannot",)),
+    Tried("over the run", "convert.py {run} --snn .", ("'.' cannot name", "a plain name")),
+    Tried("output is a file", "simulate.py {run} --timesteps 1 --output {file}", ("{file}: File",)),
+    Tried("workdir in a file", "train.py digits-cnet --workdir {file}/a", ("{file}/a: Not a dir",)),
     Tried("no calibration", "convert.py {run} --calibration-images 0", ("--calibration-images",)),
     Tried("unknown checkpoint", "convert.py {run} --checkpoint first", ("last, best", "'first'")),
     Tried("checkpoint truncated", "convert.py {truncated}", ("{truncated}/checkpoints", "damaged")),
     Tried("checkpoint flipped", "convert.py {flipped}", ("{flipped}/checkpoints", "damaged")),
     Tried("checkpoint gutted", "convert.py {gutted}", ("{gutted}/checkpoints", "damaged")),
-    Tried("resume a damaged one", "train.py digits-cnet --epochs 3 --workdir {flipped} --resume",
-          ("{flipped}/checkpoints", "damaged")),
+    Tried(
+        "resume a damaged one",
+        "train.py digits-cnet --epochs 3 --workdir {flipped} --resume",
+        ("{flipped}/checkpoints", "damaged"),
+    ),
     Tried("of another network", "convert.py {other}", ("is of another network", "[")),
     Tried("config edited badly", "convert.py {misedited}", ("{misedited}", "model.lam", "'four'")),
     Tried("config cut off", "convert.py {cut}", ("{cut}/config.json is damaged",)),
@@ -105,6 +139,7 @@ TRIED = [
     Tried("unknown readout", "simulate.py {run} --readout rate", ("spikes, membrane", "'rate'")),
     Tried("graph.json cut off", "simulate.py {graph_cut}", ("{graph_cut}/snn", "damaged")),
     Tried("graph.json misedited", "simulate.py {graph_edited}", ("{graph_edited}/snn", "damaged")),
+    Tried("graph of elsewhere", "simulate.py {graph_bare}", ("{graph_bare}/snn", "convert.py")),
     Tried("graph's arrays flipped", "simulate.py {arrays}", ("{arrays}/snn", "damaged")),
     Tried("trained on since", "simulate.py {moved}", ("no checkpoint 44", "convert it again")),
 ]
@@ -143,10 +178,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": lambda run: _half(run / "config.json"),
     "graph_cut": lambda run: _half(run / "snn" / "graph.json"),
     "graph_edited": lambda run: _edit(run / "snn" / "graph.json", "nodes", 0, "kind", value="?"),
+    "graph_bare": lambda run: _edit(run / "snn" / "graph.json", "about", value={}),
     "arrays": lambda run: _flip(_largest(run / "snn" / "arrays")),
-    "moved": lambda run: _edit(
-        run / "snn" / "graph.json", "about", "checkpoint_step", value=44
-    ),
+    "moved": lambda run: _edit(run / "snn" / "graph.json", "about", "checkpoint_step", value=44),
 }
 
 
@@ -206,7 +240,9 @@ def answers(request, folders, no_network, tmp_path_factory) -> dict[Tried, Futur
 def test_a_mistake_is_answered_by_one_sentence(tried, answers, folders):
     done = answers[tried].result()
     assert done.status == 2, done
-    (sentence,) = done.err.splitlines()
+    *warnings, sentence = done.err.splitlines()
+    # A file that is not the official one is told of before its end turns out to be missing.
+    assert all(w.startswith("warning: ") for w in warnings) and len(warnings) <= tried.warnings
     assert sentence.startswith("error: ")
     assert "Traceback" not in done.out + done.err
     for words in tried.answer:

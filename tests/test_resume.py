@@ -22,9 +22,7 @@ SETTINGS = ["digits-cnet", "--epochs", "5", "--batch-size", "32"]
 
 
 def records(folder: Path) -> list[dict]:
-    return [
-        {k: v for k, v in r.items() if k != "seconds"} for r in read(folder / "metrics.jsonl")
-    ]
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in read(folder / "metrics.jsonl")]
 
 
 def checksums(folder: Path) -> dict[str, int]:
