@@ -18,15 +18,25 @@ class InputError(ValueError):
 def reported_at_exit() -> Iterator[None]:
     """Turn an `InputError` into one line on standard error and exit status 2.
 
+    Likewise a file or folder that the system refuses.
+
     Ctrl-C, where nothing else takes care of it, ends with a line and status 130.
     """
+    logging.basicConfig()  # does nothing where a library did it first, in its own format
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("warning: %(message)s"))
     # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         yield
-    except InputError as error:
+    except (InputError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError):
+            if error.filename is None:
+                raise
+            message = f"{error.filename}: {error.strerror}"
         sys.unraisablehook = lambda _: None
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,13 +1,15 @@
 """The command lines as processes, for tests: started, waited for, interrupted."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -63,16 +65,42 @@ def finish(process: subprocess.Popen) -> Finished:
     return Finished(process.returncode, out, err)
 
 
+_server = threading.local()
+
+
 def run(script: str, *arguments: object, **extra: str) -> Finished:
-    """Run `python SCRIPT.py ARGUMENTS` to its end."""
+    """Run `python SCRIPT.py ARGUMENTS` to its end, by a server to each thread (preloaded.py)."""
+    if not hasattr(_server, "process"):
+        _server.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "preloaded.py")],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    assert not any(name.startswith("JAX_") for name in extra), "read at import: use start()"
     started = time.monotonic()
-    done = finish(start(script, *arguments, **extra))
-    return replace(done, seconds=time.monotonic() - started)
+    with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+        command = {
+            "script": str(ROOT / f"{script}.py"),
+            "arguments": list(map(str, arguments)),
+            "environment": extra,
+            "out": out.name,
+            "err": err.name,
+        }
+        _server.process.stdin.write(json.dumps(command) + "\n")
+        _server.process.stdin.flush()
+        status = int(_server.process.stdout.readline())
+        seconds = time.monotonic() - started
+        return Finished(status, out.read().decode(), err.read().decode(), seconds)
 
 
 def succeed(script: str, *arguments: object, **extra: str) -> Finished:
     """Run a command that is to end with status 0."""
-    done = run(script, *arguments, **extra)
+    return succeeded(run(script, *arguments, **extra))
+
+
+def succeeded(done: Finished) -> Finished:
     assert done.status == 0, done.err
     return done
 
@@ -97,8 +125,8 @@ class DigitsRun:
 @functools.cache
 def _train(folder: Path, *options: str) -> DigitsRun:
     # Cached here, for a fixture imported by several modules is made once for each of them.
-    printed = succeed("train", "digits-cnet", "--workdir", folder, "--epochs", "3", *options)
-    return DigitsRun(folder, printed)
+    process = start("train", "digits-cnet", "--workdir", folder, "--epochs", "3", *options)
+    return DigitsRun(folder, succeeded(finish(process)))
 
 
 @pytest.fixture(scope="session")

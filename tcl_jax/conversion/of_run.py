@@ -1,6 +1,7 @@
 """Conversion of a run: trace its network, convert, verify on its data, and only then save."""
 
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,8 +49,8 @@ def convert_run(
         The artifact that was saved.
 
     Raises:
-        InputError: a number is not above 0, the norm does not fit the network, or the converted
-            network does not compute the same.
+        InputError: a number is not above 0, `snn` is no name or is taken, the norm does not
+            fit the network, or the converted network does not compute the same.
     """
     for name, value in (
         ("calibration-images", calibration_images),
@@ -58,6 +59,13 @@ def convert_run(
     ):
         if value < 1:
             raise InputError(f"--{name} must be at least 1, got {value}")
+    # What is there of that name will be replaced: it had better be a spiking network.
+    target = run.folder / snn
+    if Path(snn).name != snn or (target.exists() and not (target / artifacts.GRAPH).exists()):
+        raise InputError(
+            f"--snn {snn!r} cannot name the spiking network: give a plain name that nothing else "
+            f"in {run.folder} has"
+        )
     how = method(norm)
     info = run.dataset.info
     folded = fold(trace(run.logits, jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)))

@@ -68,6 +68,8 @@ def simulate_run(
         raise InputError(f"--v0 must be in [0, 1), got {v0}: it is a fraction of the threshold")
     folder = Path(folder)
     artifact = artifacts.load(folder / snn)
+    if not {"checkpoint_step", "norm"} <= artifact.about.keys():
+        raise InputError(f"{folder / snn} does not say what it was converted from: use convert.py")
     run = open_run(
         folder, checkpoint=artifact.about["checkpoint_step"], data_dir=data_dir, raw_dir=raw_dir
     )

@@ -1,0 +1,44 @@
+"""Runs the command lines in processes that need not import their libraries anew.
+
+Started as a program, it reads one command a line and forks: the child runs the script as its main
+program, to the interpreter's own end, and the parent answers with the child's exit status.
+"""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def serve() -> dict | None:
+    """In the parent, None at the end of all commands; in a child, the command to run."""
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            return json.loads(line)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    return None
+
+
+def become(command: dict) -> None:
+    """Be the process that `python SCRIPT ARGUMENTS` would have started."""
+    for number, where in ((0, os.devnull), (1, command["out"]), (2, command["err"])):
+        os.dup2(os.open(where, os.O_RDWR | os.O_CREAT), number)
+    os.environ.update(command["environment"])
+    sys.argv = [command["script"], *command["arguments"]]
+    runpy.run_path(command["script"], run_name="__main__")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    # No JAX backend starts at import, so that forking is safe and children choose devices.
+    import convert  # noqa: F401
+    import simulate  # noqa: F401
+    import train  # noqa: F401
+
+    if command := serve():
+        become(command)

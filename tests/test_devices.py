@@ -1,0 +1,80 @@
+"""Several devices compute what one does."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cli import ROOT, environment, succeed
+from cli import trained as trained
+
+ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+STEPS = 10
+
+TEN_STEPS = f"""
+import dataclasses
+import json
+import jax
+from tcl_jax import data, presets
+from tcl_jax.training import build_model, optimizer, sharding
+from tcl_jax.training.step import init_state, lambdas, make_train_step
+
+config = presets.get("digits-cnet")
+dataset = data.load("digits")
+mesh = sharding.data_mesh()
+model = build_model(config, dataset.info)
+# Steps of the preset's size double differences of rounding each time.
+tx = optimizer.make(dataclasses.replace(config.optim, lr=0.005), total_steps=100)
+step = make_train_step(model, tx, dataset.info)
+state = sharding.replicate(init_state(model, tx, dataset.info, config.seed), mesh)
+batches = data.train_batches(dataset, batch_size=config.batch_size, seed=config.seed)
+losses = []
+for _ in range({STEPS}):
+    batch = sharding.shard_batch(next(batches), mesh)
+    state, metrics = step(state, batch)
+    losses.append(metrics["loss"].item())
+rows = [len(shard.data) for shard in batch["image"].addressable_shards]
+lam = [v.item() for v in lambdas(state.params).values()]
+print(json.dumps({{"rows": rows, "losses": losses, "lambda": lam}}))
+"""
+
+
+def ten_steps(devices: dict[str, str]) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", TEN_STEPS],
+        cwd=ROOT,
+        env=environment(**devices),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_four_devices_train_as_one_does():
+    one, four = ten_steps(ONE), ten_steps(FOUR)
+    assert one["rows"] == [64] and four["rows"] == [16] * 4
+    assert one["losses"][-1] < one["losses"][0] - 0.1
+    # Batch norm is over the whole batch: statistics of each device's part would show here.
+    np.testing.assert_allclose(four["losses"], one["losses"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(four["lambda"], one["lambda"], rtol=0, atol=1e-5)
+
+
+def test_four_devices_simulate_as_one_does(trained, tmp_path):
+    snn = "snn-devices"
+    succeed("convert", trained.folder, "--snn", snn)
+    found = {}
+    for count, devices in ((1, ONE), (4, FOUR)):
+        output = tmp_path / str(count)
+        options = ["--snn", snn, "--timesteps", 20, "--batch-size", 60, "--output", output]
+        succeed("simulate", trained.folder, *options, **devices)
+        found[count] = json.loads((output / "summary.json").read_text())
+        assert found[count]["hardware"]["devices"] == count
+        assert found[count]["images"] == 359
+    assert found[4]["ann_accuracy"] == found[1]["ann_accuracy"]
+    for t, accuracy in found[1]["snn_accuracy"].items():
+        # A sum in another order may flip a spike, and so the class of an image on the border.
+        assert found[4]["snn_accuracy"][t] == pytest.approx(accuracy, abs=2 / 359)
