@@ -1,0 +1,229 @@
+"""Properties that hold for any network: rates, prefixes, readouts, masks, devices."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcl_jax import InputError, clip, simulation
+from tcl_jax.conversion import SpikingGraph, fold, normalise, trace, with_norms
+from tcl_jax.training import sharding
+
+LATENCY = 40
+
+
+def _network(weights, x):
+    x = clip(jax.nn.relu(x @ weights["w1"] + weights["b1"]), 2.0)
+    return clip(jax.nn.relu(x @ weights["w2"]), 0.5) @ weights["w3"]
+
+
+@pytest.fixture(scope="module")
+def images() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).integers(-6, 7, (16, 6)) / 4, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def labels() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(2).integers(0, 4, 16))
+
+
+@pytest.fixture(scope="module")
+def network(images) -> SpikingGraph:
+    # Dyadic numbers: sums are exact in any order, so that no comparison needs a tolerance.
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (6, 12), "b1": (12,), "w2": (12, 12), "w3": (12, 4)}
+    weights = {k: jnp.asarray(rng.integers(-6, 7, s) / 8, jnp.float32) for k, s in shapes.items()}
+    folded = fold(trace(partial(_network, weights), images))
+    return normalise(with_norms(folded, {folded.output.name: 4.0}))
+
+
+# --- One neuron -----------------------------------------------------------------------------
+
+
+@jax.jit
+def _counts_over_time(lam, currents):
+    graph = trace(lambda x: clip(jax.nn.relu(x), 1.0), jax.ShapeDtypeStruct((1, 8), jnp.float32))
+    (neuron,) = graph.neurons
+    graph = with_norms(graph, {neuron.name: lam, graph.output.name: jnp.float32(1.0)})
+    trains = simulation.spike_trains(graph, currents, LATENCY)
+    return jnp.cumsum(trains[neuron.name] / lam, 0)[:, 0]
+
+
+@given(st.floats(2**-6, 50, width=32), st.lists(st.floats(0, 1), min_size=8, max_size=8))
+def test_a_neuron_fires_within_one_of_its_rate_times_the_time(lam, fractions):
+    a = np.minimum(np.float32(fractions) * np.float32(lam), np.float32(lam))
+    counts = np.asarray(_counts_over_time(jnp.float32(lam), jnp.asarray(a)[None]))
+    times = np.arange(1, LATENCY + 1)[:, None]
+    assert np.all(np.abs(counts - times * a.astype(np.float64) / lam) <= 1)
+
+
+@given(
+    st.integers(-3, 4).map(lambda n: 2.0**n),
+    st.lists(st.integers(-64, 64), min_size=8, max_size=8),
+)
+def test_a_neuron_s_spikes_are_the_floor_of_the_accumulated_current(lam, numerators):
+    # 64ths of λ: exact in float32.  A negative current never fires.
+    numerators = np.asarray(numerators)
+    currents = jnp.asarray(numerators / 64 * lam, jnp.float32)[None]
+    times = np.arange(1, LATENCY + 1)[:, None]
+    expected = np.maximum(times * numerators // 64, 0)
+    np.testing.assert_array_equal(_counts_over_time(jnp.float32(lam), currents), expected)
+
+
+def test_a_current_above_the_threshold_fires_at_every_step():
+    counts = _counts_over_time(jnp.float32(2.0), jnp.full((1, 8), 7.0))
+    np.testing.assert_array_equal(counts[:, 0], np.arange(1, LATENCY + 1))
+
+
+@pytest.mark.parametrize("v0, first", [(0.0, 4), (0.25, 3), (0.5, 2), (0.75, 1)])
+def test_the_initial_potential_is_a_fraction_of_the_threshold(v0, first):
+    graph = trace(lambda x: clip(jax.nn.relu(x), 2.0), jnp.zeros((1, 1)))
+    graph = with_norms(graph, {graph.output.name: 1.0})
+    for form in (graph, normalise(graph)):
+        train = simulation.spike_trains(form, jnp.full((1, 1), 0.5), 4, v0)[form.neurons[0].name]
+        assert np.flatnonzero(train.ravel())[0] + 1 == first
+        assert simulation.init_state(form, 1, v0).membrane[form.output.name].item() == 0.0
+
+
+# --- Time -----------------------------------------------------------------------------------
+
+
+def test_simulate_is_repeated_steps_and_counts_are_summed_trains(network, images):
+    timesteps = 17
+    found = simulation.simulate(network, images, timesteps)
+    state, driven = simulation.init_state(network, 16), simulation.drive(network, images)
+    one_step = jax.jit(simulation.step)
+    for _ in range(timesteps):
+        state, _ = one_step(network, state, driven)
+    trains = simulation.spike_trains(network, images, timesteps)
+    summed = np.sum(trains[network.output.name], 0)
+    assert summed.max() > 0
+    np.testing.assert_array_equal(found.counts, summed)
+    np.testing.assert_array_equal(found.counts, state.counts)
+    for name, potential in state.membrane.items():
+        np.testing.assert_array_equal(found.membrane[name], potential)
+
+
+@pytest.mark.parametrize("readout", ["spikes", "membrane"])
+def test_a_curve_is_the_prefix_of_any_longer_one(network, images, labels, readout):
+    batch = {"image": images, "label": labels, "mask": jnp.ones(16, bool)}
+    curves = [
+        simulation.latency_curve(network, [batch], timesteps, readout=readout)
+        for timesteps in (1, 6, 19)
+    ]
+    for curve in curves:
+        np.testing.assert_array_equal(curve, curves[-1][: len(curve)])
+    assert len(set(curves[-1])) > 1
+
+
+def test_a_curve_s_points_are_simulations_of_that_length(network, images, labels):
+    batch = {"image": images, "label": labels, "mask": jnp.ones(16, bool)}
+    curve = simulation.latency_curve(network, [batch], 9)
+    for timesteps in (1, 4, 9):
+        state = simulation.simulate(network, images, timesteps)
+        found = np.mean(simulation.classify(network, state, "spikes") == labels)
+        assert curve[timesteps - 1] == found
+
+
+def test_time_that_is_not_positive_is_refused(network, images, labels):
+    mask = jnp.ones(16, bool)
+    for call in (
+        partial(simulation.simulate, network, images, 0),
+        partial(simulation.spike_trains, network, images, -1),
+        partial(simulation.correct_by_latency, network, images, labels, mask, timesteps=0),
+        partial(simulation.latency_curve, network, [], 0),
+    ):
+        with pytest.raises(InputError, match="at least 1"):
+            call()
+
+
+def test_images_of_another_shape_are_refused(network):
+    with pytest.raises(InputError, match=r"takes images of shape \(6,\), got \(5,\)"):
+        simulation.simulate(network, jnp.zeros((2, 5)), 3)
+
+
+# --- Readouts -------------------------------------------------------------------------------
+
+
+@st.composite
+def _states(draw):
+    size = draw(st.integers(1, 3)), 4
+    counts = draw(st.lists(st.integers(0, 3), min_size=size[0] * 4, max_size=size[0] * 4))
+    potential = draw(st.permutations(range(-3, size[0] * 4 - 3)))
+    return np.reshape(counts, size).astype(np.float32), np.reshape(potential, size) / np.float32(16)
+
+
+@given(_states(), st.sampled_from([1.0, 4.0]))
+def test_readouts_are_what_they_say(case, threshold):
+    counts, potential = case
+    graph = trace(lambda x: x @ jnp.eye(4), jnp.zeros((1, 4)))
+    graph = with_norms(graph, {graph.output.name: threshold})
+    state = simulation.State({graph.output.name: jnp.asarray(potential)}, jnp.asarray(counts))
+    by_spikes, by_membrane = [], []
+    for n, v in zip(counts, potential, strict=True):
+        most = [i for i in range(4) if n[i] == n.max()]
+        by_spikes.append(max(most, key=lambda i: v[i]))
+        by_membrane.append(np.argmax(v + threshold * n))
+    assert simulation.classify(graph, state, "spikes").tolist() == by_spikes
+    assert simulation.classify(graph, state, "membrane").tolist() == by_membrane
+
+
+def test_the_membrane_readout_is_the_accumulated_current(network, images):
+    # All that arrived at an output neuron is either still there or has been fired.
+    state = simulation.simulate(network, images, 12)
+    trains = simulation.spike_trains(network, images, 12)
+    last = next(n for n in network.nodes if n.name in network.output.inputs)
+    arrived = np.asarray(trains[last.inputs[0]]).sum(0) @ np.asarray(last.kernel)
+    held = state.membrane[network.output.name] + state.counts
+    np.testing.assert_array_equal(held, arrived)
+
+
+def test_an_unknown_readout_is_refused(network, images):
+    state = simulation.init_state(network, 16)
+    with pytest.raises(InputError, match="unknown readout 'spike'"):
+        simulation.classify(network, state, "spike")
+
+
+# --- Batches --------------------------------------------------------------------------------
+
+
+def test_masked_images_do_not_count(network, images, labels):
+    whole = {"image": images, "label": labels, "mask": jnp.arange(16) < 11}
+    real = {"image": images[:11], "label": labels[:11], "mask": jnp.ones(11, bool)}
+    unmasked = whole | {"mask": jnp.ones(16, bool)}
+    masked, alone, wrong = (
+        simulation.latency_curve(network, [batch], 8) for batch in (whole, real, unmasked)
+    )
+    np.testing.assert_array_equal(masked, alone)
+    assert not np.array_equal(masked, wrong)
+
+
+def test_batches_of_any_size_give_the_same_curve(network, images, labels):
+    def batches(*sizes):
+        for part in np.split(np.arange(16), np.cumsum(sizes)[:-1]):
+            yield {"image": images[part], "label": labels[part], "mask": np.ones(len(part), bool)}
+
+    seen = []
+    one = simulation.latency_curve(network, batches(16), 8)
+    other = simulation.latency_curve(network, batches(5, 5, 6), 8, done=seen.append)
+    np.testing.assert_array_equal(one, other)
+    assert seen == [5, 5, 6]
+
+
+def test_four_devices_count_as_one_does(network, images, labels):
+    count = partial(simulation.correct_by_latency, timesteps=12)
+    mask = jnp.arange(16) < 13
+    mesh = sharding.data_mesh()
+    assert mesh.size == 4
+    batch = sharding.shard_batch(
+        {"image": np.asarray(images), "label": np.asarray(labels), "mask": np.asarray(mask)}, mesh
+    )
+    assert len(batch["image"].sharding.device_set) == 4
+    split = count(sharding.replicate(network, mesh), batch["image"], batch["label"], batch["mask"])
+    one = count(network, images, labels, mask)
+    assert len(set(one.tolist())) > 1
+    np.testing.assert_array_equal(split, one)
