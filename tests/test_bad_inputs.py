@@ -104,10 +104,7 @@ TRIED = [
         "truncated tar",
         "train.py cifar10-cnet --data-dir {empty} --raw-dir {tar}",
         ("{tar}/cifar-10-binary.tar.gz", "not a whole archive"),
-<<<<<<< HEAD
-=======
         1,
->>>>>>> cli-tests
     ),
     Tried("convert nothing", "convert.py", ("RUN is missing",)),
     Tried("convert what is no run", "convert.py {empty}", ("{empty} is not a run", "train.py")),

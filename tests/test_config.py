@@ -157,13 +157,7 @@ def test_provenance_says_where_a_figure_comes_from():
     found = provenance.describe()
     assert list(found) == ["command", "commit", "python", "libraries", "hardware"]
     assert set(found["hardware"]) == {"backend", "device", "devices", "processes", "host_cores"}
-<<<<<<< HEAD
-    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(
-        found["libraries"]
-    )
-=======
     assert {"jax", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(found["libraries"])
->>>>>>> cli-tests
     commit = found["commit"].removesuffix("+changes")
     assert commit == "not a git checkout" or len(commit) == 40
     json.dumps(found)

@@ -59,14 +59,8 @@ def test_training_leaves_config_and_provenance(trained):
 def test_training_prints_each_epoch_on_a_line(trained):
     lines = [li for li in trained.printed.out.splitlines() if li.startswith("epoch ")]
     assert [li.split()[1] for li in lines] == ["1/3", "2/3", "3/3"]
-<<<<<<< HEAD
-    assert all(
-        re.search(r"test accuracy \d+\.\d\d%  \d+ s  λ \d\.\d\d–\d\.\d\d$", li) for li in lines
-    )
-=======
     shown = re.compile(r"test accuracy \d+\.\d\d%  \d+ s  λ \d\.\d\d–\d\.\d\d$")
     assert all(shown.search(line) for line in lines)
->>>>>>> cli-tests
     assert f"next: python convert.py {trained.folder}" in trained.printed.out
     assert trained.printed.err == ""
 
@@ -169,14 +163,8 @@ def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     for name, options in {"membrane": ["--readout", "membrane"], "half": ["--v0", "0.5"]}.items():
         succeed("simulate", folder, "--timesteps", 10, "--output", tmp_path / name, *options)
     assert (folder / "curve.csv").read_text() == before, "--output was not heeded"
-<<<<<<< HEAD
-    spikes, membrane, half = (
-        curve(f)[:10] for f in (folder, tmp_path / "membrane", tmp_path / "half")
-    )
-=======
     made = (folder, tmp_path / "membrane", tmp_path / "half")
     spikes, membrane, half = (curve(f)[:10] for f in made)
->>>>>>> cli-tests
     assert summary(tmp_path / "half")["v0"] == 0.5
     assert summary(tmp_path / "membrane")["readout"] == "membrane"
     assert membrane.mean() > spikes.mean(), "currents tell classes apart before spikes do"
