@@ -16,6 +16,7 @@ from jax._src import source_info_util
 from jax.extend import core
 from jaxtyping import Array
 
+from tcl_jax import clipping
 from tcl_jax.clipping import CLIP_CALL
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
@@ -144,7 +145,8 @@ class _Tracer:
             for where in (eqn, *reversed(self.calls))
             for frame in source_info_util.user_frames(where.source_info.traceback)
         ]
-        frame = next((f for f in frames if "/site-packages/flax/" not in f.file_name), None)
+        libraries = ("/site-packages/flax/", clipping.__file__)
+        frame = next((f for f in frames if not any(s in f.file_name for s in libraries)), None)
         place = f"{frame.file_name}:{frame.start_line}" if frame else "unknown place"
         name = eqn.primitive.name
         known_why, known_instead = _ADVICE.get(name, (f"{name} is not affine", _DEFAULT_ADVICE))
