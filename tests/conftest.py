@@ -24,11 +24,12 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def randomised() -> Callable[..., Any]:
-    """Variables of a network as after training: no statistic, scale, bias or λ is left trivial."""
+    """Variables of given shapes, as after training: no statistic, scale, bias or λ is trivial."""
 
     def randomise(variables: Any, seed: int = 0) -> Any:
         rng = np.random.default_rng(seed)
         draw = {
+            "kernel": lambda shape: rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape),
             "mean": lambda shape: rng.normal(0, 0.3, shape),
             "var": lambda shape: rng.uniform(0.3, 2.0, shape),
             "scale": lambda shape: rng.uniform(0.5, 1.5, shape) * rng.choice((1, 1, 1, -1), shape),
@@ -37,9 +38,7 @@ def randomised() -> Callable[..., Any]:
         }
 
         def replace(path: Any, value: jax.Array) -> jax.Array:
-            name = path[-1].key
-            new = draw[name](value.shape) if name in draw else value
-            return jax.numpy.asarray(new, value.dtype)
+            return jax.numpy.asarray(draw[path[-1].key](value.shape), value.dtype)
 
         return jax.tree_util.tree_map_with_path(replace, variables)
 
