@@ -48,7 +48,9 @@ class Experiment:
 EXPERIMENTS = {
     "fashion_mnist": (
         Experiment("fashion_mnist-cnet", 20, timesteps=100, baseline_timesteps=50, images=10_000),
-        Experiment("fashion_mnist-resnet20", 3, timesteps=150, baseline_timesteps=50, images=10_000),
+        Experiment(
+            "fashion_mnist-resnet20", 3, timesteps=150, baseline_timesteps=50, images=10_000
+        ),
     ),
     "digits": (Experiment("digits-cnet", 40, timesteps=100, baseline_timesteps=100, images=359),),
 }
