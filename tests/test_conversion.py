@@ -239,15 +239,22 @@ def test_grouped_convolution(lam, rng):
     assert [n.groups for n in graph.nodes if isinstance(n, g.Conv)] == [1, 2]
 
 
-def test_a_lambda_by_position_after_a_pool_is_refused_in_words():
-    lam = jnp.arange(1.0, 5.0).reshape(2, 2, 1)
+@pytest.mark.parametrize("kind", ["pool", "convolution", "both"])
+def test_a_lambda_by_position(kind, rng):
+    lam = jnp.arange(1.0, 17.0).reshape(4, 4, 1) / 8
+    w, w_out = _kernel(rng, 3, 3, 1, 1), _kernel(rng, 16 if kind == "convolution" else 4, 2)
 
     def network(x):
-        x = nn.avg_pool(clip(jax.nn.relu(x), 1.0), (2, 2), (2, 2))
-        return clip(jax.nn.relu(x), lam).reshape(x.shape[0], -1)
+        x = clip(jax.nn.relu(x), lam)
+        if kind != "pool":
+            x = jax.lax.conv_general_dilated(
+                x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if kind != "convolution":
+            x = clip(jax.nn.relu(nn.avg_pool(x, (2, 2), (2, 2))), lam[:2, :2])
+        return x.reshape(x.shape[0], -1) @ w_out
 
-    with pytest.raises(InputError, match="differ between positions"):
-        convert(lambda _, x: network(x), None, [jnp.ones((2, 4, 4, 1))])
+    _assert_converts(network, _kernel(rng, 3, 4, 4, 1) + 1)
 
 
 def test_the_smaller_of_two_clips_holds():

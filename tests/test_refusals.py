@@ -66,7 +66,7 @@ def _divided(x):
 
 
 def _jitted_by_jax(x):
-    return jnp.pad(x, ((0, 0), (1, 1)))  # here
+    return jnp.where(jnp.arange(4) > 1, x, 0.0)  # here
 
 
 def _over_the_batch(x):
@@ -107,7 +107,7 @@ def _line(fn: Callable) -> str:
         (_attention, "the product of two signals is not affine (attention?)"),
         (_leaky, "max of the signal with something other than 0 is no ReLU"),
         (_divided, "division by the signal is not affine"),
-        (_jitted_by_jax, "pad is not affine"),
+        (_jitted_by_jax, "a choice between values is not affine"),
         (_over_the_batch, "a sum over the batch mixes images"),
     ],
 )

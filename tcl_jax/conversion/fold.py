@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
         merged = None
         # What others read too must keep its value.
         if isinstance(node, g.Scale) and before is not None and readers[before.name] == 1:
-            merged = _merge(before, node)
+            merged = _merge(before, node, graph.dtype)
         if merged is None or before is None:
             folded[node.name] = node
         else:
@@ -53,7 +54,7 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
     return g.SpikingGraph(tuple(folded.values()))
 
 
-def _merge(before: g.Node, after: g.Scale) -> g.Node | None:
+def _merge(before: g.Node, after: g.Scale, dtype: Any) -> g.Node | None:
     """One node that does what the two do, or None where there is no such node."""
     # In float64: products of three float32 numbers are then rounded once.
     scale, shift = (np.asarray(v, np.float64) for v in (after.scale, after.shift))
@@ -69,27 +70,23 @@ def _merge(before: g.Node, after: g.Scale) -> g.Node | None:
             )
             return replace(
                 before,
-                kernel=_float32(np.asarray(before.kernel, np.float64) * scale),
-                bias=_float32(bias * scale + shift),
+                kernel=jnp.asarray(np.asarray(before.kernel, np.float64) * scale, dtype),
+                bias=jnp.asarray(bias * scale + shift, dtype),
             )
         case g.Pool() | g.Sum():
             if scale.size != 1 or shift.any():
                 return None
             factor = np.asarray(before.factor, np.float64) * scale.reshape(())
-            return replace(before, factor=_float32(factor))
+            return replace(before, factor=jnp.asarray(factor, dtype))
         case g.Scale():
             earlier_shift = np.asarray(before.shift, np.float64)
             return replace(
                 before,
-                scale=_float32(np.asarray(before.scale, np.float64) * scale),
-                shift=_float32(earlier_shift * scale + shift),
+                scale=jnp.asarray(np.asarray(before.scale, np.float64) * scale, dtype),
+                shift=jnp.asarray(earlier_shift * scale + shift, dtype),
             )
     return None
 
 
 def _per_channel(value: np.ndarray, channels: int) -> bool:
     return value.size == 1 or (value.shape[-1] == channels and value.size == channels)
-
-
-def _float32(value: np.ndarray) -> jnp.ndarray:
-    return jnp.asarray(value, jnp.float32)

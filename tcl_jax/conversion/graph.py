@@ -126,6 +126,38 @@ class Add:
     inputs: tuple[str, ...]
 
 
+@_leaves()
+@dataclass(frozen=True)
+class Concat:
+    """Joins values along an axis, counted without the batch."""
+
+    name: str
+    inputs: tuple[str, ...]
+    axis: int
+
+
+@_leaves()
+@dataclass(frozen=True)
+class Pad:
+    """Puts zeros around a value: ``(before, after, between)`` for every axis but the batch's."""
+
+    name: str
+    inputs: tuple[str, ...]
+    padding: tuple[tuple[int, int, int], ...]
+
+
+@_leaves()
+@dataclass(frozen=True)
+class Slice:
+    """Cuts a part out of a value: bounds and strides for every axis but the batch's."""
+
+    name: str
+    inputs: tuple[str, ...]
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 @_leaves("threshold")
 @dataclass(frozen=True)
 class Neuron:
@@ -147,7 +179,22 @@ class Output:
     scale: Float[Array, ""]
 
 
-Node = Input | Conv | Dense | Scale | Pool | Sum | Reshape | Transpose | Add | Neuron | Output
+Node = (
+    Input
+    | Conv
+    | Dense
+    | Scale
+    | Pool
+    | Sum
+    | Reshape
+    | Transpose
+    | Add
+    | Concat
+    | Pad
+    | Slice
+    | Neuron
+    | Output
+)
 KINDS: dict[str, type[Node]] = {kind.__name__: kind for kind in get_args(Node)}
 
 
@@ -168,6 +215,11 @@ class SpikingGraph:
     @property
     def output(self) -> Output:
         return next(n for n in self.nodes if isinstance(n, Output))
+
+    @property
+    def dtype(self) -> Any:
+        """Of all its arrays: float32, or float64 for a graph traced on a float64 input."""
+        return self.output.threshold.dtype
 
     @property
     def neurons(self) -> tuple[Neuron, ...]:
@@ -218,6 +270,13 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
             return x.transpose(0, *(a + 1 for a in node.axes))
         case Add():
             return inputs[0] + inputs[1]
+        case Concat():
+            return jnp.concatenate(inputs, node.axis + 1)
+        case Pad():
+            return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *node.padding))
+        case Slice():
+            start, stop = (0, *node.start), (x.shape[0], *node.stop)
+            return lax.slice(x, start, stop, (1, *node.strides))
         case Output():
             return x
     raise TypeError(f"{type(node).__name__} is not affine")
@@ -296,5 +355,5 @@ def shapes(graph: SpikingGraph) -> dict[str, tuple[int, ...]]:
                 values[node.name] = ins[0] if isinstance(node, Neuron) else affine(node, *ins)
             found[node.name] = tuple(values[node.name].shape[1:])
 
-    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *graph.input.shape), jnp.float32))
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, *graph.input.shape), graph.dtype))
     return found

@@ -1,6 +1,7 @@
 """Data-normalisation (Eq. 5) by amplitude: every threshold becomes 1, every output stays."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +22,11 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
     .. math:: W^l \leftarrow W^l \frac{\lambda^{l-1}}{\lambda^l}, \qquad
               b^l \leftarrow \frac{b^l}{\lambda^l} . \qquad (5)
 
-    In a chain of layers that is all.  In general every value between two neurons is given the
-    amplitude of the neurons that read it, from the output backwards through pools, reshapes and
-    additions; wherever a neuron's own amplitude differs from what is wanted of it and no weights
-    are there to take up the difference (the identity shortcut of a residual block), a scale
-    λ_in/λ_out is put in.
+    In a chain of layers that is all.  In general amplitudes spread from neurons forwards through
+    pools, reshapes and concatenations, by channel where they differ, until weights take them up;
+    and weights give the amplitude that the neurons behind them want, through whatever lies between.
+    Where two amplitudes meet and no weights are there (the identity shortcut of a residual block),
+    a scale λ_in/λ_out is put in.
 
     Args:
         graph: all thresholds finite (see `tcl_jax.conversion.with_norms`).
@@ -56,102 +57,158 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
             )
     shapes = g.shapes(graph)
     wanted = _wanted(graph, shapes)
-    nodes: list[g.Node] = []
+    amplitude: dict[str, np.ndarray] = {}
+    nodes: dict[str, g.Node] = {}
     for node in graph.nodes:
-        needs = _needs(node, wanted[node.name], shapes)
+        arriving = [amplitude[name] for name in node.inputs]
+        own = wanted.get(node.name)
+        if own is None:
+            own = _spread(node, arriving, [shapes[name] for name in node.inputs])
+        amplitude[node.name] = own
+        needs = _needs(node, own, arriving, shapes)
         inputs = []
-        for name, need in zip(node.inputs, needs, strict=True):
-            if need is None or _equal(wanted[name], need):
-                inputs.append(name)
-                continue
-            adapter = f"{name}->{node.name}"
-            inputs.append(adapter)
-            if adapter in (n.name for n in nodes[-1:]):  # x + x reads one adapter twice
-                continue
-            factor = _compact(wanted[name] / need)
-            nodes.append(g.Scale(adapter, (name,), _float32(factor), jnp.zeros((), jnp.float32)))
-        arriving = [wanted[name] for name in node.inputs]
-        nodes.append(replace(_rescaled(node, wanted[node.name], arriving), inputs=tuple(inputs)))
-    return g.SpikingGraph(tuple(nodes))
+        for name, got, need in zip(node.inputs, arriving, needs, strict=True):
+            inputs.append(name)
+            if not _equal(got, need):
+                inputs[-1] = f"{name}->{node.name}"
+                factor = jnp.asarray(_compact(got / need), graph.dtype)
+                nothing = jnp.zeros((), graph.dtype)
+                nodes[inputs[-1]] = g.Scale(inputs[-1], (name,), factor, nothing)
+        rescaled = _rescaled(node, own, needs, graph.dtype)
+        nodes[node.name] = replace(rescaled, inputs=tuple(inputs))
+    return g.SpikingGraph(tuple(nodes.values()))
 
 
 def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Amplitude in whose units each node's value will be: that of the first reader."""
+    """Amplitudes that are given, and those that weights can produce for whoever reads them."""
+    free: dict[str, bool] = {}  # whether weights before it can give a value any amplitude
+    for node in graph.nodes:
+        free[node.name] = isinstance(node, g.Conv | g.Dense) or (
+            not isinstance(node, g.Neuron) and any(free[i] for i in node.inputs)
+        )
     wanted: dict[str, np.ndarray] = {}
     for node in reversed(graph.nodes):
         if isinstance(node, g.Neuron | g.Output):
             wanted[node.name] = np.asarray(node.threshold, np.float64)
         elif isinstance(node, g.Input):
             wanted[node.name] = _ONE
-        own = wanted.setdefault(node.name, _ONE)
-        for name, need in zip(node.inputs, _needs(node, own, shapes), strict=True):
-            if need is not None:
+        own = wanted.get(node.name)
+        if own is None or isinstance(node, g.Conv | g.Dense):
+            continue
+        if not _takes(node, own, shapes[node.inputs[0]] if node.inputs else ()):
+            del wanted[node.name]
+            continue
+        for name, need in zip(node.inputs, _needs(node, own, [], shapes), strict=True):
+            if free[name]:
                 wanted.setdefault(name, need)
+    for node in graph.nodes:
+        if isinstance(node, g.Conv | g.Dense) and not _by_channel(wanted.get(node.name, _ONE)):
+            del wanted[node.name]
     return wanted
 
 
+def _takes(node: g.Node, own: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a node whose input has this shape can be in this amplitude.
+
+    Windows, and what is padded or cut, know nothing of positions: the amplitude must not either.
+    """
+    match node:
+        case g.Pool():
+            touched = [w > 1 for w in node.window]
+        case g.Pad():
+            touched = [any(p) for p in node.padding]
+        case g.Slice():
+            parts = zip(node.start, node.stop, node.strides, shape, strict=True)
+            touched = [part[:3] != (0, part[3], 1) for part in parts]
+        case _:
+            return True
+    sizes = _compact(own).shape[::-1]  # aligned at the last axis, as in broadcasting
+    return all(s == 1 for s, t in zip(sizes, touched[::-1], strict=False) if t)
+
+
+def _spread(node: g.Node, arriving: list[np.ndarray], shapes: list[tuple[int, ...]]) -> np.ndarray:
+    """The amplitude of a value for which nobody wants one: that of what it is made of."""
+    if all(not _compact(a).ndim for a in arriving):
+        first = _compact(arriving[0])
+        if isinstance(node, g.Conv | g.Dense):
+            return _ONE
+        if not isinstance(node, g.Concat) or all(_equal(a, first) for a in arriving):
+            return first
+    full = [np.broadcast_to(a, shape) for a, shape in zip(arriving, shapes, strict=True)]
+    match node:
+        case g.Scale() | g.Add():
+            return arriving[0]
+        case g.Pool() | g.Pad() | g.Slice() if _takes(node, arriving[0], shapes[0]):
+            return _compact(arriving[0])
+        case g.Sum():
+            kept = full[0].max(node.axes, keepdims=True)
+            return _compact(np.squeeze(kept, node.axes))
+        case g.Reshape():
+            return _compact(full[0].reshape(node.shape))
+        case g.Transpose():
+            return _compact(full[0].transpose(node.axes))
+        case g.Concat():
+            return _compact(np.concatenate(full, node.axis))
+    return _ONE
+
+
 def _needs(
-    node: g.Node, own: np.ndarray, shapes: dict[str, tuple[int, ...]]
-) -> list[np.ndarray | None]:
-    """Amplitude that a node needs of each input; None where its weights take up any."""
+    node: g.Node,
+    own: np.ndarray,
+    arriving: list[np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+) -> list[np.ndarray]:
+    """The amplitude of every input of a node that is itself in amplitude `own`."""
     match node:
         case g.Conv() | g.Dense():
-            return [None]
-        case g.Pool() if not _constant_over_windows(own, node.window):
-            raise InputError(
-                f"the norm-factors after the pool {node.name!r} differ between positions of a map, "
-                "which a pool cannot take up: give one a layer or a channel"
-            )
+            return [a if _by_channel(a) else _ONE for a in arriving]
         case g.Reshape() if own.ndim:
             return [_compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
         case g.Transpose() if own.ndim:
             return [np.broadcast_to(own, shapes[node.name]).transpose(np.argsort(node.axes))]
         case g.Sum() if own.ndim:
             return [np.expand_dims(np.broadcast_to(own, shapes[node.name]), node.axes)]
+        case g.Concat() if own.ndim:
+            edges = np.cumsum([shapes[name][node.axis] for name in node.inputs])[:-1]
+            parts = np.split(np.broadcast_to(own, shapes[node.name]), edges, node.axis)
+            return [_compact(part) for part in parts]
     return [own] * len(node.inputs)
 
 
-def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray]) -> g.Node:
+def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray], dtype: Any) -> g.Node:
+    """The node whose inputs come in these amplitudes and whose value is in its own."""
+
+    def rounded(value: np.ndarray) -> jnp.ndarray:
+        return jnp.asarray(value, dtype)
+
     match node:
         case g.Conv() | g.Dense():
-            before = _per_channel(arriving[0], node)
-            after = _per_channel(own, node)
+            before, after = (_compact(a).reshape(-1) for a in (arriving[0], own))
             kernel = np.asarray(node.kernel, np.float64)
-            if isinstance(node, g.Conv) and before.ndim and node.groups > 1:
+            if isinstance(node, g.Conv) and before.size > 1 and node.groups > 1:
                 # Kernels of group k read the k-th part of the input's channels.
                 parts = before.reshape(node.groups, 1, -1)
                 kernel = kernel.reshape(*kernel.shape[:-1], node.groups, -1)
                 kernel = kernel * parts.transpose(2, 0, 1)
                 kernel = kernel.reshape(node.kernel.shape)
             else:
-                kernel = kernel * (before[:, None] if before.ndim else before)
-            bias = None if node.bias is None else _float32(np.asarray(node.bias) / after)
-            return replace(node, kernel=_float32(kernel / after), bias=bias)
+                kernel = kernel * before[:, None]
+            bias = None if node.bias is None else rounded(np.asarray(node.bias) / after)
+            return replace(node, kernel=rounded(kernel / after), bias=bias)
         case g.Scale():
-            return replace(node, shift=_float32(np.asarray(node.shift, np.float64) / own))
+            return replace(node, shift=rounded(np.asarray(node.shift, np.float64) / own))
         case g.Neuron():
             return replace(node, threshold=jnp.ones_like(node.threshold))
         case g.Output():
             scale = np.asarray(node.scale, np.float64) * own
-            return replace(node, threshold=jnp.ones_like(node.threshold), scale=_float32(scale))
+            return replace(node, threshold=jnp.ones_like(node.threshold), scale=rounded(scale))
     return node
 
 
-def _constant_over_windows(amplitude: np.ndarray, window: tuple[int, ...]) -> bool:
-    # Aligned at the last axis, as in broadcasting.
-    sizes = _compact(amplitude).shape[::-1]
-    return all(size == 1 for size, width in zip(sizes, window[::-1], strict=False) if width > 1)
-
-
-def _per_channel(amplitude: np.ndarray, node: g.Conv | g.Dense) -> np.ndarray:
-    """An amplitude as a scalar or a vector over the last axis."""
+def _by_channel(amplitude: np.ndarray) -> bool:
+    """Whether an amplitude differs along the last axis at most."""
     amplitude = _compact(amplitude)
-    if amplitude.ndim and amplitude.size != amplitude.shape[-1]:
-        raise InputError(
-            f"the norm-factors around {node.name!r} differ between positions of a map, which "
-            "a convolution cannot take up: give one a layer or a channel"
-        )
-    return amplitude.reshape(-1) if amplitude.ndim else amplitude
+    return amplitude.size == 1 or amplitude.size == amplitude.shape[-1]
 
 
 def _compact(amplitude: np.ndarray) -> np.ndarray:
@@ -165,7 +222,3 @@ def _compact(amplitude: np.ndarray) -> np.ndarray:
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.all(np.equal(*np.broadcast_arrays(_compact(a), _compact(b)))))
-
-
-def _float32(value: np.ndarray) -> jnp.ndarray:
-    return jnp.asarray(value, jnp.float32)

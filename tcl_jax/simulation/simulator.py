@@ -64,10 +64,10 @@ def init_state(graph: SpikingGraph, batch: int, v0: float = 0.0) -> State:
     """
     shape = shapes(graph)
     membrane = {
-        n.name: jnp.zeros((batch, *shape[n.name]), jnp.float32) + v0 * n.threshold
+        n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + v0 * n.threshold
         for n in graph.neurons
     }
-    logits = jnp.zeros((batch, *shape[graph.output.name]), jnp.float32)
+    logits = jnp.zeros((batch, *shape[graph.output.name]), graph.dtype)
     return State(membrane | {graph.output.name: logits}, logits)
 
 

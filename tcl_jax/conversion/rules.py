@@ -1,0 +1,396 @@
+"""What every JAX primitive does to a signal: the node that it becomes, or why it is refused."""
+
+import itertools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tcl_jax.clipping import CLIP_CALL
+from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.tracer import DEFAULT_ADVICE, Refused, Rule, Signal, Tracer
+
+_CLIP_ADVICE = "write clip(nn.relu(x), lam), or use TCL"
+
+
+# --- Activations --------------------------------------------------------------------------------
+
+
+def _max(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    x, other = (a, b) if isinstance(a, Signal) else (b, a)
+    if isinstance(other, Signal) or np.any(np.asarray(other) != 0):
+        return t.refuse(
+            eqn, "max of the signal with something other than 0 is no ReLU", "use tcl_jax.TCL"
+        )
+    infinite = t.array(np.inf)
+    return t.add(eqn, "relu", lambda name: g.Neuron(name, (x.node,), infinite), x.axes)
+
+
+def _min(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    """A ReLU with a fixed bound, as nn.relu6."""
+    return _clip(t, eqn, *((a, b) if isinstance(a, Signal) else (b, a)))
+
+
+def _clip(t: Tracer, eqn: Any, a: Any, lam: Any) -> Any:
+    if isinstance(lam, Signal):
+        return t.refuse(eqn, "λ depends on the input", "make it a parameter")
+    relu = t.nodes[a.node]
+    if not isinstance(relu, g.Neuron):
+        return t.refuse(eqn, "clip without a ReLU before it", _CLIP_ADVICE)
+    if not bool(np.all(np.asarray(lam) > 0)):
+        return t.refuse(eqn, "a λ is not above 0", "train with a smaller α or learning rate")
+    threshold = _constant(t, a, lam)
+    if threshold is None:
+        return t.refuse(eqn, "λ has a batch axis", "give one a layer or a channel")
+    # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
+    # The ReLU may be clipped already, and then the smaller bound holds.
+    smaller = t.array(jnp.minimum(relu.threshold, threshold))
+    return t.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, smaller), a.axes)
+
+
+# --- Elementwise --------------------------------------------------------------------------------
+
+
+def _constant(t: Tracer, x: Signal, value: Any) -> Any:
+    """A constant laid out as the signal's node and without the batch, or None if it has one."""
+    rank = len(x.axes)
+    array = np.asarray(value, t.dtype)
+    if array.ndim > rank:
+        return None
+    if not array.ndim:
+        return t.array(array)
+    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    array = array.transpose([x.axes.index(i) for i in range(rank)])
+    if np.any(array != array[:1]):
+        return None
+    return t.array(array[0])
+
+
+def _scale(t: Tracer, eqn: Any, x: Signal, scale: Any, shift: Any) -> Any:
+    arrays = [_constant(t, x, v) for v in (scale, shift)]
+    if any(a is None for a in arrays):
+        return t.refuse(eqn, "a constant differs between the images of a batch")
+    return t.add(eqn, "scale", lambda name: g.Scale(name, (x.node,), *arrays), x.axes)
+
+
+def _add(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    if not (isinstance(a, Signal) and isinstance(b, Signal)):
+        x, constant = (a, b) if isinstance(a, Signal) else (b, a)
+        return _scale(t, eqn, x, 1.0, constant)
+    if a.batch != b.batch:
+        return t.refuse(eqn, "two signals are added whose images lie along different axes")
+    b = t.arranged(b, a.axes)
+    return t.add(eqn, "add", lambda name: g.Add(name, (a.node, b.node)), a.axes)
+
+
+def _sub(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    if not isinstance(b, Signal):
+        return _scale(t, eqn, a, 1.0, -np.asarray(b, t.dtype))
+    negative = _scale(t, eqn, b, -1.0, 0.0)
+    return negative if isinstance(negative, Refused) else _add(t, eqn, a, negative)
+
+
+def _mul(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    if isinstance(a, Signal) and isinstance(b, Signal):
+        return t.refuse(eqn, "the product of two signals is not affine")
+    x, constant = (a, b) if isinstance(a, Signal) else (b, a)
+    return _scale(t, eqn, x, constant, 0.0)
+
+
+def _div(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    if isinstance(b, Signal):
+        return t.refuse(eqn, "division by the signal is not affine")
+    return _scale(t, eqn, a, 1.0 / np.asarray(b, t.dtype), 0.0)
+
+
+def _same(t: Tracer, eqn: Any, x: Signal) -> Any:
+    return x
+
+
+def _convert(t: Tracer, eqn: Any, x: Signal) -> Any:
+    if not jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+        return t.refuse(eqn, "a cast to whole numbers rounds", "keep the signal in floating point")
+    return x
+
+
+# --- Linear maps --------------------------------------------------------------------------------
+
+
+def _conv(t: Tracer, eqn: Any, x: Any, kernel: Any) -> Any:
+    p, spec = eqn.params, eqn.params["dimension_numbers"]
+    if not isinstance(x, Signal) or isinstance(kernel, Signal):
+        return t.refuse(eqn, "the kernel of a convolution depends on the input")
+    if p["batch_group_count"] != 1 or any(d != 1 for d in p["lhs_dilation"]):
+        return t.refuse(
+            eqn, "transposed or batch-grouped convolution", "use a convolution or a dense layer"
+        )
+    if spec.lhs_spec[0] != x.batch:
+        return t.refuse(eqn, "the batch of a convolution is not that of the images")
+    x = t.arranged(x, _channels_last(spec.lhs_spec))
+    hwio = (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0])
+    array = jnp.transpose(t.array(kernel), hwio)
+    return t.add(
+        eqn,
+        "conv",
+        lambda name: g.Conv(
+            name,
+            (x.node,),
+            array,
+            None,
+            tuple(p["window_strides"]),
+            tuple((int(low), int(high)) for low, high in p["padding"]),
+            tuple(p["rhs_dilation"]),
+            p["feature_group_count"],
+        ),
+        _channels_last(spec.out_spec),
+    )
+
+
+def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes of a signal whose batch, features and space lie as in a convolution's specification."""
+    return tuple(int(i) for i in np.argsort((spec[0], *spec[2:], spec[1])))
+
+
+def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
+    if isinstance(a, Signal) and isinstance(b, Signal):
+        return t.refuse(
+            eqn, "the product of two signals is not affine (attention?)", DEFAULT_ADVICE
+        )
+    (contract_a, contract_b), (batch_a, _) = eqn.params["dimension_numbers"]
+    if batch_a:
+        return t.refuse(eqn, "a product with a weight of its own for every position or image")
+    signal_first = isinstance(a, Signal)
+    x, contract, weight, with_ = (
+        (a, contract_a, b, contract_b) if signal_first else (b, contract_b, a, contract_a)
+    )
+    if x.batch in contract:
+        return t.refuse(eqn, "a sum over the batch mixes images")
+    # From [batch, free axes, contracted axes] to [batch, free axes, those of the weight].
+    rank = len(x.axes)
+    free = [i for i in range(rank) if i not in contract]
+    inner = [i for i in free if i != x.batch]
+    axes = tuple(int(i) for i in np.argsort((x.batch, *inner, *contract)))
+    batch, x = x.batch, t.arranged(x, axes)
+    kept = [eqn.invars[not signal_first].aval.shape[i] for i in inner]
+    weight = np.asarray(weight, t.dtype)
+    rest = [i for i in range(weight.ndim) if i not in with_]
+    outer = tuple(weight.shape[i] for i in rest)
+    size = math.prod(weight.shape[i] for i in with_)
+    matrix = t.array(weight.transpose([*with_, *rest]).reshape(size, -1))
+    x = _reshaped(t, eqn, x, (*kept, size)) if len(contract) != 1 else x
+    x = t.add(eqn, "dense", lambda name: g.Dense(name, (x.node,), matrix, None), ())
+    x = _reshaped(t, eqn, x, (*kept, *outer)) if len(outer) != 1 else x
+    own = [0 if i == batch else 1 + inner.index(i) for i in free]
+    others = [1 + len(inner) + k for k in range(len(outer))]
+    return Signal(x.node, tuple(own + others if signal_first else others + own))
+
+
+def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
+    p = eqn.params
+    if p["window_dimensions"][x.batch] != 1 or any(
+        d != 1 for d in (*p["base_dilation"], *p["window_dilation"])
+    ):
+        return t.refuse(eqn, "pooling over the batch, or dilated")
+    window, strides = (_inner(x, p[k]) for k in ("window_dimensions", "window_strides"))
+    padding = tuple((int(low), int(high)) for low, high in _inner(x, p["padding"]))
+    one = t.array(1.0)
+    return t.add(
+        eqn, "pool", lambda name: g.Pool(name, (x.node,), window, strides, padding, one), x.axes
+    )
+
+
+def _sum(t: Tracer, eqn: Any, x: Signal) -> Any:
+    summed = [int(a) for a in eqn.params["axes"]]
+    if x.batch in summed:
+        return t.refuse(eqn, "a sum over the batch mixes images", "batch norm? use inference mode")
+    axes = tuple(sorted(x.axes[a] - 1 for a in summed))
+    left = [axis for a, axis in enumerate(x.axes) if a not in summed]
+    ranks = tuple(sorted(left).index(axis) for axis in left)
+    one = t.array(1.0)
+    return t.add(eqn, "sum", lambda name: g.Sum(name, (x.node,), axes, one), ranks)
+
+
+# --- Layout -------------------------------------------------------------------------------------
+
+
+def _inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:
+    """What is given for every traced axis, for the node's axes without the batch."""
+    return tuple(by_axis[x.axes.index(i)] for i in range(1, len(x.axes)))
+
+
+def _reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> Signal:
+    return t.add(
+        eqn,
+        "reshape",
+        lambda name: g.Reshape(name, (x.node,), shape),
+        tuple(range(len(shape) + 1)),
+    )
+
+
+def _reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
+    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    if math.prod(before) != math.prod(after):
+        return t.refuse(eqn, "the signal is repeated along an axis")
+    if before == after:
+        return x
+    # The batch keeps its place in memory: as much before it as before.
+    start = math.prod(before[: x.batch])
+    places = [
+        i
+        for i, size in enumerate(after)
+        if size == before[x.batch] and math.prod(after[:i]) == start
+    ]
+    if not places:
+        return t.refuse(
+            eqn, "the batch axis is merged with another", "reshape with x.shape[0] in front"
+        )
+    rest = [i for i in range(len(before)) if i != x.batch]
+    x = t.arranged(x, tuple(int(i) for i in np.argsort((x.batch, *rest))))
+    rest = [i for i in range(len(after)) if i != places[0]]
+    made = _reshaped(t, eqn, x, tuple(after[i] for i in rest))
+    return Signal(made.node, tuple(int(i) for i in np.argsort((places[0], *rest))))
+
+
+def _broadcast(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
+    # Signals only gain axes of length one; so the order of the others, which are not repeated,
+    # is that of a reshape.
+    return _reshape(t, eqn, x)
+
+
+def _transpose(t: Tracer, eqn: Any, x: Signal) -> Any:
+    return Signal(x.node, tuple(x.axes[i] for i in eqn.params["permutation"]))
+
+
+def _concatenate(t: Tracer, eqn: Any, *parts: Any) -> Any:
+    axis = eqn.params["dimension"]
+    first = next(p for p in parts if isinstance(p, Signal))
+    if not all(isinstance(p, Signal) for p in parts):
+        return t.refuse(eqn, "the signal is joined with a constant", "pad with zeros instead")
+    if any(p.batch != first.batch for p in parts) or axis == first.batch:
+        return t.refuse(eqn, "a concatenation over the batch mixes images")
+    names = tuple(t.arranged(p, first.axes).node for p in parts)
+    own = first.axes[axis] - 1
+    return t.add(eqn, "concat", lambda name: g.Concat(name, names, own), first.axes)
+
+
+def _pad(t: Tracer, eqn: Any, x: Any, value: Any) -> Any:
+    if not isinstance(x, Signal) or isinstance(value, Signal) or np.any(np.asarray(value) != 0):
+        return t.refuse(eqn, "padding with something other than 0", "pad with zeros")
+    config = eqn.params["padding_config"]
+    if any(config[x.batch]):
+        return t.refuse(eqn, "the batch is padded")
+    padding = tuple((int(a), int(b), int(c)) for a, b, c in _inner(x, config))
+    return t.add(eqn, "pad", lambda name: g.Pad(name, (x.node,), padding), x.axes)
+
+
+def _cut(t: Tracer, eqn: Any, x: Signal, start: Any, stop: Any, strides: Any) -> Any:
+    """The part of a signal within bounds given for every traced axis."""
+    size = eqn.invars[0].aval.shape[x.batch]
+    if (start[x.batch], stop[x.batch], strides[x.batch]) != (0, size, 1):
+        return t.refuse(eqn, "a part of the batch is cut out")
+    bounds = tuple(_inner(x, [int(n) for n in by_axis]) for by_axis in (start, stop, strides))
+    return t.add(eqn, "slice", lambda name: g.Slice(name, (x.node,), *bounds), x.axes)
+
+
+def _slice(t: Tracer, eqn: Any, x: Signal) -> Any:
+    start, stop = eqn.params["start_indices"], eqn.params["limit_indices"]
+    return _cut(t, eqn, x, start, stop, eqn.params["strides"] or (1,) * len(start))
+
+
+def _dynamic_slice(t: Tracer, eqn: Any, x: Any, *starts: Any) -> Any:
+    if any(isinstance(s, Signal) for s in starts):
+        return t.refuse(eqn, "the place of a slice depends on the input")
+    sizes, shape = eqn.params["slice_sizes"], eqn.invars[0].aval.shape
+    start = [min(max(int(s), 0), n - k) for s, n, k in zip(starts, shape, sizes, strict=True)]
+    stop = [s + k for s, k in zip(start, sizes, strict=True)]
+    return _cut(t, eqn, x, start, stop, (1,) * len(start))
+
+
+def _split(t: Tracer, eqn: Any, x: Signal) -> Any:
+    axis, shape = eqn.params["axis"], eqn.invars[0].aval.shape
+    edges = np.cumsum([0, *eqn.params["sizes"]])
+    parts = []
+    for low, high in itertools.pairwise(edges):
+        start, stop = [0] * len(shape), list(shape)
+        start[axis], stop[axis] = low, high
+        parts.append(_cut(t, eqn, x, start, stop, (1,) * len(shape)))
+    return parts
+
+
+# --- Calls and control flow ---------------------------------------------------------------------
+
+
+# These alone may be given refused values: they hand on what they do not touch.
+def _call(t: Tracer, eqn: Any, *values: Any) -> list[Any]:
+    return t.inline(eqn, eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")), list(values))
+
+
+def _cond(t: Tracer, eqn: Any, index: Any, *values: Any) -> Any:
+    if isinstance(index, Signal):
+        return t.refuse(eqn)
+    if isinstance(index, Refused):
+        return index
+    branches = eqn.params["branches"]
+    return t.inline(eqn, branches[min(max(int(index), 0), len(branches) - 1)], list(values))
+
+
+def _scan(t: Tracer, eqn: Any, *values: Any) -> Any:
+    """A loop of known length over constants, as a scan over stacked layers, is unrolled."""
+    p = eqn.params
+    consts, carry = p["num_consts"], p["num_carry"]
+    fixed, xs = values[:consts], values[consts + carry :]
+    state = list(values[consts : consts + carry])
+    if any(isinstance(x, Refused) for x in xs):
+        return Refused()
+    if any(isinstance(x, Signal) for x in xs):
+        return t.refuse(eqn, "a scan over the signal itself", "write the loop in Python")
+    ys = []
+    for i in range(p["length"]):
+        at = p["length"] - 1 - i if p["reverse"] else i
+        found = t.inline(eqn, p["jaxpr"], [*fixed, *state, *(x[at] for x in xs)])
+        state = found[:carry]
+        ys.append(found[carry:])
+    stacked = []
+    for y in zip(*(reversed(ys) if p["reverse"] else ys), strict=True):
+        if any(isinstance(v, Signal | Refused) for v in y):
+            return t.refuse(eqn, "a scan that stacks signals", "carry them, or write a Python loop")
+        stacked.append(jnp.stack(y))
+    return [*state, *stacked]
+
+
+_INLINED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
+            "checkpoint")  # fmt: skip
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_INLINED, _call),
+    "cond": _cond,
+    "scan": _scan,
+    CLIP_CALL: _clip,
+    "max": _max,
+    "min": _min,
+    "conv_general_dilated": _conv,
+    "dot_general": _dot,
+    "add": _add,
+    "add_any": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "neg": lambda t, eqn, x: _scale(t, eqn, x, -1.0, 0.0),
+    "reduce_window_sum": _pool,
+    "reduce_sum": _sum,
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "expand_dims": _reshape,
+    "broadcast_in_dim": _broadcast,
+    "transpose": _transpose,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "slice": _slice,
+    "dynamic_slice": _dynamic_slice,
+    "split": _split,
+    "convert_element_type": _convert,
+    "reduce_precision": _same,
+    "copy": _same,
+    "stop_gradient": _same,
+}
+TAKES_REFUSED = frozenset((*_INLINED, "cond", "scan"))

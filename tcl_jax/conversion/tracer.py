@@ -1,0 +1,159 @@
+"""The walk through a jaxpr that turns equations into nodes, and what it says of those it cannot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+# jax.extend offers no way from an equation to its user's line; should this one go, lines are lost.
+from jax._src import source_info_util
+from jax.extend import core
+from jaxtyping import Array
+
+from tcl_jax import clipping
+from tcl_jax.clipping import CLIP_CALL
+from tcl_jax.conversion import graph as g
+
+Rule = Callable[..., Any]
+"""From the tracer, an equation and its inputs to a signal, a list of them, or `Refused`."""
+
+DEFAULT_ADVICE = "build the network of affine maps with ReLU or TCL between them"
+_NORM = "a norm of the data themselves? use batch norm in inference mode"
+_COMPARISON = ("a comparison of the signal is not affine", "write a ReLU as nn.relu(x)")
+_ADVICE = {
+    "reduce_window_max": ("max-pooling is not affine", "use average pooling and train again"),
+    "reduce_max": ("a maximum over the signal is not affine", "use an average and train again"),
+    "argmax": ("argmax is not affine", "return the logits"),
+    "erf": ("this activation (gelu?) is no ReLU", "use tcl_jax.TCL"),
+    "erfc": ("this activation (gelu?) is no ReLU", "use tcl_jax.TCL"),
+    "tanh": ("tanh is no ReLU", "use tcl_jax.TCL"),
+    "logistic": ("sigmoid is no ReLU", "use tcl_jax.TCL"),
+    "exp": ("exp (softmax?) is not affine", "return the logits without softmax"),
+    "integer_pow": ("a power of the signal is not affine", DEFAULT_ADVICE),
+    "square": ("a power of the signal is not affine", _NORM),
+    "rsqrt": ("rsqrt is not affine", _NORM),
+    "sqrt": ("sqrt is not affine", _NORM),
+    "select_n": ("a choice between values is not affine", "dropout? use inference mode"),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _COMPARISON),
+    "cond": ("control flow depends on the data", "choose the branch outside the network"),
+    "while": ("control flow depends on the data", "write the loop in Python, or as a scan"),
+}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A value that depends on the input.
+
+    Nodes keep the batch first and channels last whatever the function's own layout, so that its
+    transpositions cost nothing.
+
+    Attributes:
+        node: what makes it.
+        axes: for each axis of the traced value, that of the node's value; 0 is the batch's.
+    """
+
+    node: str
+    axes: tuple[int, ...]
+
+    @property
+    def batch(self) -> int:
+        """The traced value's axis of images."""
+        return self.axes.index(0)
+
+
+class Refused:
+    """The value of an operation that was refused, so that tracing finds all the others too."""
+
+
+class Tracer:
+    """The walk through a jaxpr: the nodes made so far, and what was refused."""
+
+    def __init__(self, jaxpr: Any, dtype: Any, rules: dict[str, Rule], takes_refused: Any) -> None:
+        # That of the whole function serves its parts, which have other arguments.
+        self.debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+        self.dtype = dtype
+        self.rules, self.takes_refused = rules, takes_refused
+        self.nodes: dict[str, g.Node] = {}
+        self.refusals: list[str] = []
+        self.calls: list[Any] = []  # the equations that surround the one at hand
+
+    def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
+        env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= dict(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            values = [v.val if isinstance(v, core.Literal) else env[v] for v in eqn.invars]
+            env |= dict(zip(eqn.outvars, self.equation(eqn, values), strict=True))
+        return [v.val if isinstance(v, core.Literal) else env[v] for v in jaxpr.outvars]
+
+    def equation(self, eqn: Any, values: list[Any]) -> list[Any]:
+        name = eqn.primitive.name
+        if eqn.params.get("name") == CLIP_CALL:
+            name = CLIP_CALL
+        if not any(isinstance(v, Signal | Refused) for v in values):
+            return self.constant(eqn, values)
+        if name not in self.takes_refused and any(isinstance(v, Refused) for v in values):
+            return [Refused()] * len(eqn.outvars)
+        rule = self.rules.get(name)
+        found = self.refuse(eqn) if rule is None else rule(self, eqn, *values)
+        if isinstance(found, list):
+            return found
+        return [found] * len(eqn.outvars)
+
+    def constant(self, eqn: Any, values: list[Any]) -> list[Any]:
+        """Carry out one equation on constants."""
+        read = {
+            v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
+        }
+        alone = core.Jaxpr((), list(read), eqn.outvars, [eqn], debug_info=self.debug_info)
+        return list(core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*read.values()))
+
+    def inline(self, eqn: Any, jaxpr: Any, values: list[Any]) -> list[Any]:
+        """Go through what a call holds."""
+        # remat holds an open jaxpr, the others closed ones.
+        jaxpr, consts = (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "jaxpr") else (jaxpr, ())
+        self.calls.append(eqn)
+        results = self.run(jaxpr, consts, values)
+        self.calls.pop()
+        return results
+
+    def array(self, value: Any) -> Array:
+        return jnp.asarray(value, self.dtype)
+
+    def add(
+        self, eqn: Any, kind: str, make: Callable[[str], g.Node], axes: tuple[int, ...]
+    ) -> Signal:
+        """A new node, named by the scopes of the modules that surround it."""
+        scopes = [str(where.source_info.name_stack) for where in (*self.calls, eqn)]
+        scope = "/".join(filter(None, scopes))
+        name = base = scope if scope and scope not in self.nodes else f"{scope}/{kind}".strip("/")
+        number = 2
+        while name in self.nodes:
+            name, number = f"{base}_{number}", number + 1
+        self.nodes[name] = make(name)
+        return Signal(name, axes)
+
+    def arranged(self, x: Signal, axes: tuple[int, ...]) -> Signal:
+        """The same traced value from a node whose axes lie as wanted, the batch's first."""
+        if x.axes == axes:
+            return x
+        order = [x.axes[axes.index(i)] for i in range(len(axes))]
+        # Whoever else wants it so finds it here.
+        name = f"{x.node}/" + "".join(map(str, order))
+        self.nodes[name] = g.Transpose(name, (x.node,), tuple(i - 1 for i in order[1:]))
+        return Signal(name, axes)
+
+    def refuse(self, eqn: Any, why: str = "", instead: str = "") -> Refused:
+        # What JAX itself has jitted knows no line of the user; the call does.
+        frames = [
+            frame
+            for where in (eqn, *reversed(self.calls))
+            for frame in source_info_util.user_frames(where.source_info.traceback)
+        ]
+        libraries = ("/site-packages/flax/", "/site-packages/equinox/", clipping.__file__)
+        frame = next((f for f in frames if not any(s in f.file_name for s in libraries)), None)
+        place = f"{frame.file_name}:{frame.start_line}" if frame else "unknown place"
+        name = eqn.primitive.name
+        known_why, known_instead = _ADVICE.get(name, (f"{name} is not affine", DEFAULT_ADVICE))
+        self.refusals.append(f"{place}: {why or known_why} ({instead or known_instead})")
+        return Refused()
