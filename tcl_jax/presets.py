@@ -71,7 +71,7 @@ PRESETS: dict[str, Config] = {
     "digits-cnet": _digits("cnet", epochs=40),
     "digits-resnet20": _digits("resnet20", epochs=20),
     "digits-vgg16": _digits("vgg16", epochs=5, pad_to=32),
-    "digits-mobilenet": _digits("mobilenet", epochs=20, pad_to=16),
+    "digits-mobilenet": _digits("mobilenet", epochs=10, pad_to=16),
     "fashion_mnist-cnet": _fashion("cnet", epochs=20),
     "fashion_mnist-resnet20": _fashion("resnet20", epochs=15),
     "fashion_mnist-vgg16": _fashion("vgg16", epochs=5, pad_to=32),

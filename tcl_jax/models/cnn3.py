@@ -6,7 +6,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, flatten, halve, kernel_init
+from tcl_jax.models.layers import Activation, flatten, halve
+
+# Without batch norm, activations have the scale that the first kernels give them: by fan-in, which
+# keeps it from layer to layer.
+_kernel_init = nn.initializers.he_normal()
 
 
 class CNN3(nn.Module):
@@ -32,13 +36,14 @@ class CNN3(nn.Module):
                 features,
                 (5, 5),
                 use_bias=False,
-                kernel_init=kernel_init,
+                kernel_init=_kernel_init,
                 dtype=self.dtype,
                 name=f"conv{layer}",
             )(x)
             x = Activation(self.tcl, self.lam, name=f"act{layer}")(x)
             x = halve(x)
-        x = nn.Dense(64, use_bias=False, dtype=self.dtype, name="fc1")(flatten(x))
+        x = flatten(x)
+        x = nn.Dense(64, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype, name="fc1")(x)
         x = Activation(self.tcl, self.lam, name="act4")(x)
         x = nn.Dense(self.num_classes, use_bias=False, dtype=self.dtype, name="fc2")(x)
         return x.astype(jnp.float32)

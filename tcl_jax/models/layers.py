@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from tcl_jax.clipping import TCL
 
 # He et al. 2015, by fan-out as in the residual networks' reference code.
-kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 # Fan-out counts every channel of a kernel, but a depthwise one feeds each value to one channel.
 _depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
@@ -54,7 +54,7 @@ class ConvNorm(nn.Module):
             padding=[(side // 2, side // 2) if self.padded else (0, 0) for side in kernel],
             feature_group_count=self.features if self.depthwise else 1,
             use_bias=False,
-            kernel_init=_depthwise_init if self.depthwise else kernel_init,
+            kernel_init=_depthwise_init if self.depthwise else _kernel_init,
             dtype=self.dtype,
             name="conv",
         )(x)
