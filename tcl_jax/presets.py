@@ -21,17 +21,11 @@ _CIFAR = {
     "vgg16": OptimConfig(lr=0.01, alpha=5e-4),
     "resnet20": OptimConfig(lr=0.1, alpha=1e-4),
     "mobilenet": OptimConfig(lr=0.1, alpha=1e-4),
-    # Not the paper's.
-    "cnn3": OptimConfig(lr=0.01, alpha=5e-4),
-    "cnn4": OptimConfig(lr=0.01, alpha=5e-4),
-    "vgg15": OptimConfig(lr=0.01, alpha=5e-4),
 }
 
 
-def _cifar(data: str, network: str) -> Config:
-    return Config(
-        ModelConfig(network), DataConfig(data, augment="crop_flip"), _CIFAR[network], epochs=200
-    )
+def _cifar(data: str, network: str, optim: OptimConfig) -> Config:
+    return Config(ModelConfig(network), DataConfig(data, augment="crop_flip"), optim, epochs=200)
 
 
 def _imagenet(network: str, image_size: int | None = None) -> Config:
@@ -76,13 +70,18 @@ PRESETS: dict[str, Config] = {
     "fashion_mnist-resnet20": _fashion("resnet20", epochs=15),
     "fashion_mnist-vgg16": _fashion("vgg16", epochs=5, pad_to=32),
     "fashion_mnist-mobilenet": _fashion("mobilenet", epochs=5, pad_to=32),
-    **{f"{d}-{n}": _cifar(d, n) for d in ("cifar10", "cifar100") for n in _CIFAR},
-    **{f"{d}-{n}-short": _short(_cifar(d, n)) for d in ("cifar10", "cifar100") for n in _CIFAR},
+    **{f"{d}-{n}": _cifar(d, n, _CIFAR[n]) for d in ("cifar10", "cifar100") for n in _CIFAR},
+    **{
+        f"{d}-{n}-short": _short(_cifar(d, n, _CIFAR[n]))
+        for d in ("cifar10", "cifar100")
+        for n in _CIFAR
+    },
     "imagenet2012-vgg16": _imagenet("vgg16_imagenet"),
     "imagenet2012-resnet34": _imagenet("resnet34"),
     "imagenet2012-resnet50": _imagenet("resnet50"),
     "imagenet2012-mobilenet": _imagenet("mobilenet_imagenet"),
-    # Not the paper's.
+    # Of other people's networks.
+    **{f"cifar10-{n}": _cifar("cifar10", n, _CIFAR["cnet"]) for n in ("cnn3", "cnn4", "vgg15")},
     "imagenet2012-vgg15": _imagenet("vgg15"),
     "imagenet2012-inception_v3": _imagenet("inception_v3", image_size=299),
 }
@@ -101,5 +100,6 @@ def get(name: str) -> Config:
     if name in PRESETS:
         return PRESETS[name]
     close = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
+    full = ", ".join(preset for preset in PRESETS if not preset.endswith("-short"))
+    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {full}, some also -short"
     raise InputError(f"unknown preset {name!r}: {hint}")
