@@ -52,7 +52,7 @@ class ModelConfig:
     """The network."""
 
     name: str
-    """cnet, vgg16, resnet20 or resnet34."""
+    """Name of the network, such as cnet or resnet20; a wrong name is answered by a list of all."""
     tcl: bool = True
     """Clip every ReLU at a trainable λ; without it, the plain network of the baselines."""
     lam: float = 4.0

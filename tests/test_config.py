@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_jax import config, presets, provenance
+from tcl_jax import config, models, presets, provenance
 from tcl_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from tcl_jax.errors import InputError
 
@@ -75,7 +75,16 @@ def test_differences_name_both_values():
 def test_presets_can_be_written_and_read(name, tmp_path):
     config.write(presets.get(name), tmp_path / "config.json")
     assert config.read(tmp_path / "config.json") == presets.PRESETS[name]
-    assert name.startswith(f"{presets.get(name).data.name}-{presets.get(name).model.name}")
+    network = presets.get(name).model.name.removesuffix("_imagenet")
+    assert name.startswith(f"{presets.get(name).data.name}-{network}")
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_networks_of_presets_exist_and_take_their_images(name):
+    found = presets.get(name)
+    sides = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "imagenet2012": 224}
+    side = found.data.pad_to or found.data.image_size or sides[found.data.name]
+    models.create(found.model.name, image_shape=(side, side, 3), num_classes=10)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +93,11 @@ def test_presets_can_be_written_and_read(name, tmp_path):
         ("cifar10-cnet", 200, 0.01, 5e-4, (0.5, 0.75)),
         ("cifar10-vgg16", 200, 0.01, 5e-4, (0.5, 0.75)),
         ("cifar10-resnet20", 200, 0.1, 1e-4, (0.5, 0.75)),
+        ("cifar10-mobilenet", 200, 0.1, 1e-4, (0.5, 0.75)),
         ("imagenet2012-vgg16", 100, 0.1, 1e-4, (0.3, 0.6, 0.8)),
+        ("imagenet2012-resnet34", 100, 0.1, 1e-4, (0.3, 0.6, 0.8)),
+        ("imagenet2012-resnet50", 100, 0.1, 1e-4, (0.3, 0.6, 0.8)),
+        ("imagenet2012-mobilenet", 100, 0.1, 1e-4, (0.3, 0.6, 0.8)),
     ],
 )
 def test_presets_are_the_papers(name, epochs, lr, alpha, milestones):

@@ -9,9 +9,40 @@ import jax.numpy as jnp
 import pytest
 
 from tcl_jax import InputError, models
+from tcl_jax.models import inception
 
-SMALL = {"cnet": (28, 28, 1), "resnet20": (32, 32, 3), "vgg16": (32, 32, 3)}
-ACTIVATIONS = {"cnet": 5, "resnet20": 19, "vgg16": 15}
+SMALL = {
+    "cnet": (28, 28, 1),
+    "cnn3": (32, 32, 3),
+    "cnn4": (32, 32, 3),
+    "vgg15": (32, 32, 3),
+    "vgg16": (32, 32, 3),
+    "vgg16_imagenet": (32, 32, 3),
+    "resnet20": (32, 32, 3),
+    "resnet34": (32, 32, 3),
+    "resnet50": (32, 32, 3),
+    "mobilenet": (32, 32, 3),
+    "mobilenet_imagenet": (32, 32, 3),
+    "inception_v3": (75, 75, 3),
+}
+ACTIVATIONS = {
+    "cnet": 5,
+    "cnn3": 4,
+    "cnn4": 5,
+    "vgg15": 14,
+    "vgg16": 15,
+    "vgg16_imagenet": 15,
+    "resnet20": 19,
+    "resnet34": 33,
+    "resnet50": 49,
+    "mobilenet": 27,
+    "mobilenet_imagenet": 27,
+    "inception_v3": 94,
+}
+
+
+def test_every_network_is_tested():
+    assert tuple(SMALL) == tuple(ACTIVATIONS) == models.names()
 
 
 def _shapes(name, shape=None, classes=10, **settings):
@@ -41,10 +72,15 @@ def _linear(i: int, o: int) -> int:
     return i * o + o
 
 
-def _cnet(channels: int, height: int, width: int) -> int:
+def _cnet(channels: int, height: int, width: int, hidden: int = 256) -> int:
     convolutions = _conv(channels, 32) + _conv(32, 32) + _conv(32, 64) + _conv(64, 64)
     pooled = (height // 4) * (width // 4) * 64
-    return convolutions + _linear(pooled, 256) + _linear(256, 10) + 5
+    return convolutions + _linear(pooled, hidden) + _linear(hidden, 10) + 5
+
+
+def _cnn3(channels: int, side: int) -> int:
+    convolutions = 25 * (channels * 32 + 32 * 32 + 32 * 64)
+    return convolutions + (side // 8) ** 2 * 64 * 64 + 64 * 10 + 4
 
 
 def _resnet20(channels: int) -> int:
@@ -54,10 +90,11 @@ def _resnet20(channels: int) -> int:
     return _conv(channels, 16) + first + second + third + _linear(64, 10) + 19
 
 
-def _vgg16(channels: int) -> int:
+def _vgg(channels: int, *hidden: int, pooled: int = 512) -> int:
     widths = [channels, 64, 64, 128, 128, 256, 256, 256, *[512] * 6]
     convolutions = sum(_conv(i, o) for i, o in itertools.pairwise(widths))
-    return convolutions + 2 * _linear(512, 512) + _linear(512, 10) + 15
+    linear = sum(_linear(i, o) for i, o in itertools.pairwise([pooled, *hidden, 10]))
+    return convolutions + linear + 13 + len(hidden)
 
 
 @pytest.mark.parametrize(
@@ -68,17 +105,101 @@ def _vgg16(channels: int) -> int:
         ("cnet", (30, 33, 3), _cnet(3, 30, 33)),
         ("resnet20", (32, 32, 3), _resnet20(3)),
         ("resnet20", (28, 28, 1), _resnet20(1)),
-        ("vgg16", (32, 32, 3), _vgg16(3)),
+        ("cnn3", (32, 32, 3), _cnn3(3, 32)),
+        ("cnn3", (28, 28, 1), _cnn3(1, 28)),
+        ("cnn4", (32, 32, 3), _cnet(3, 32, 32, 512)),
+        ("vgg16", (32, 32, 3), _vgg(3, 512, 512)),
+        ("vgg15", (32, 32, 3), _vgg(3, 4096)),
+        ("vgg15", (70, 96, 1), _vgg(1, 4096, pooled=2 * 3 * 512)),
+        ("vgg16_imagenet", (64, 64, 3), _vgg(3, 4096, 4096, pooled=4 * 512)),
     ],
 )
 def test_number_of_parameters(name, shape, expected):
     assert _count(_shapes(name, shape)[2]["params"]) == expected
 
 
-def test_numbers_that_are_published():
-    assert _count(_shapes("cnet", (28, 28, 1))[2]["params"]) == 870_831
+@pytest.mark.parametrize(
+    "name, side, classes, published",
+    [
+        # torchvision's documentation; its VGG has biases besides batch norm's shifts.
+        ("vgg16_imagenet", 224, 1000, 138_365_992 - 4_224),
+        ("resnet34", 224, 1000, 21_797_672),
+        ("resnet50", 224, 1000, 25_557_032),
+        # torchvision's 27,161,264 less its auxiliary head; timm's inception_v3 has as many.
+        ("inception_v3", 299, 1000, 23_834_568),
+        # Trainable parameters of Keras's MobileNet.
+        ("mobilenet_imagenet", 224, 1000, 4_231_976),
+        # MobileNet of github.com/kuangliu/pytorch-cifar.
+        ("mobilenet", 32, 10, 3_217_226),
+        # Caffe's cifar10_quick, 145,578, less its biases.
+        ("cnn3", 32, 10, 145_578 - 202),
+    ],
+)
+def test_numbers_that_are_published(name, side, classes, published):
+    params = _shapes(name, (side, side, 3), classes)[2]["params"]
+    assert _count(params) == published + ACTIVATIONS[name]
+
+
+def test_rounded_numbers_that_are_published():
     # He et al. 2016, Table 6.
     assert round(_count(_shapes("resnet20")[2]["params"]) / 1e6, 2) == 0.27
+    assert _count(_shapes("cnet", (28, 28, 1))[2]["params"]) == 870_831
+
+
+# --- Strides, which numbers of parameters do not show -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, side, layer, shape",
+    [
+        # Szegedy et al. 2016, Table 1.
+        ("inception_v3", 299, "stem", (35, 35, 192)),
+        ("inception_v3", 299, "mixed5d", (35, 35, 288)),
+        ("inception_v3", 299, "mixed6a", (17, 17, 768)),
+        ("inception_v3", 299, "mixed6e", (17, 17, 768)),
+        ("inception_v3", 299, "mixed7a", (8, 8, 1280)),
+        ("inception_v3", 299, "mixed7c", (8, 8, 2048)),
+        # He et al. 2016, Table 1.
+        ("resnet50", 224, "stem", (112, 112, 64)),
+        ("resnet50", 224, "stage1_block3", (56, 56, 256)),
+        ("resnet50", 224, "stage2_block1", (28, 28, 512)),
+        ("resnet50", 224, "stage4_block3", (7, 7, 2048)),
+        # Howard et al. 2017, Table 1.
+        ("mobilenet_imagenet", 224, "block1", (112, 112, 64)),
+        ("mobilenet_imagenet", 224, "block2", (56, 56, 128)),
+        ("mobilenet_imagenet", 224, "block11", (14, 14, 512)),
+        ("mobilenet_imagenet", 224, "block13", (7, 7, 1024)),
+        # The same without the stem's stride.
+        ("mobilenet", 32, "stem", (32, 32, 32)),
+        ("mobilenet", 32, "block13", (2, 2, 1024)),
+        ("vgg16_imagenet", 224, "conv13", (14, 14, 512)),
+    ],
+)
+def test_shapes_between_layers(name, side, layer, shape):
+    model, x, variables = _shapes(name, (side, side, 3))
+
+    def layers(variables, x):
+        return model.apply(variables, x, capture_intermediates=True, mutable="intermediates")[1]
+
+    found = jax.eval_shape(layers, variables, x)["intermediates"][layer]["__call__"][0]
+    assert found.shape == (2, *shape)
+
+
+def test_bottlenecks_stride_in_the_middle():
+    model, x, variables = _shapes("resnet50", (224, 224, 3))
+
+    def layers(variables, x):
+        return model.apply(variables, x, capture_intermediates=True, mutable="intermediates")[1]
+
+    block = jax.eval_shape(layers, variables, x)["intermediates"]["stage2_block1"]
+    sides = [block[f"conv{i}"]["__call__"][0].shape[1] for i in (1, 2, 3)]
+    assert sides == [56, 28, 28]
+
+
+def test_zeros_around_the_image_count_in_an_average():
+    ones = jnp.ones((1, 3, 3, 1))
+    expected = jnp.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]]) / 9
+    assert jnp.allclose(inception.smooth(ones)[0, :, :, 0], expected)
 
 
 # --- λ ----------------------------------------------------------------------------------------
@@ -125,8 +246,22 @@ def test_a_lambda_that_is_no_bound_is_refused(lam):
         ("resnet20", (4, 4, 1), 2),
         ("resnet20", (28, 28, 1), 10),
         ("resnet20", (33, 29, 2), 100),
+        ("cnn3", (8, 8, 1), 2),
+        ("cnn3", (28, 37, 3), 100),
+        ("cnn4", (4, 4, 1), 2),
+        ("vgg15", (32, 40, 3), 100),
         ("vgg16", (32, 32, 1), 10),
         ("vgg16", (64, 47, 3), 100),
+        ("vgg16_imagenet", (32, 95, 3), 10),
+        ("resnet34", (32, 33, 3), 100),
+        ("resnet50", (32, 32, 1), 2),
+        ("resnet50", (50, 77, 3), 1000),
+        ("mobilenet", (16, 16, 1), 10),
+        ("mobilenet", (28, 31, 1), 10),
+        ("mobilenet_imagenet", (32, 32, 3), 10),
+        ("mobilenet_imagenet", (61, 224, 3), 1000),
+        ("inception_v3", (75, 75, 1), 10),
+        ("inception_v3", (100, 131, 3), 1000),
     ],
 )
 def test_images_of_many_shapes(name, shape, classes):
@@ -141,8 +276,17 @@ def test_images_of_many_shapes(name, shape, classes):
         ("cnet", (3, 28, 1), 4),
         ("cnet", (28, 3, 1), 4),
         ("resnet20", (2, 2, 3), 4),
+        ("cnn3", (7, 28, 1), 8),
+        ("cnn4", (28, 3, 1), 4),
+        ("vgg15", (28, 28, 1), 32),
         ("vgg16", (28, 28, 1), 32),
         ("vgg16", (32, 31, 3), 32),
+        ("vgg16_imagenet", (224, 31, 3), 32),
+        ("resnet34", (31, 32, 3), 32),
+        ("resnet50", (28, 28, 1), 32),
+        ("mobilenet", (8, 8, 1), 16),
+        ("mobilenet_imagenet", (31, 224, 3), 32),
+        ("inception_v3", (74, 75, 3), 75),
     ],
 )
 def test_images_too_small_are_refused(name, shape, least):

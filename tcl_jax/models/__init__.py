@@ -9,16 +9,30 @@ import jax.numpy as jnp
 
 from tcl_jax.errors import InputError
 from tcl_jax.models.cnet import CNET as CNET
+from tcl_jax.models.cnet import cnn4
+from tcl_jax.models.cnn3 import CNN3 as CNN3
+from tcl_jax.models.inception import InceptionV3 as InceptionV3
+from tcl_jax.models.mobilenet import MobileNet as MobileNet
+from tcl_jax.models.mobilenet import mobilenet, mobilenet_imagenet
 from tcl_jax.models.resnet import ResNet as ResNet
-from tcl_jax.models.resnet import resnet20, resnet34
-from tcl_jax.models.vgg import VGG16 as VGG16
+from tcl_jax.models.resnet import resnet20, resnet34, resnet50
+from tcl_jax.models.vgg import VGG as VGG
+from tcl_jax.models.vgg import vgg15, vgg16, vgg16_imagenet
 
 # Each with the side of the smallest image of which its strides and pools leave something.
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "cnet": (CNET, 4),
-    "vgg16": (VGG16, 32),
+    "cnn3": (CNN3, 8),
+    "cnn4": (cnn4, 4),
+    "vgg15": (vgg15, 32),
+    "vgg16": (vgg16, 32),
+    "vgg16_imagenet": (vgg16_imagenet, 32),
     "resnet20": (resnet20, 4),
     "resnet34": (resnet34, 32),
+    "resnet50": (resnet50, 32),
+    "mobilenet": (mobilenet, 16),
+    "mobilenet_imagenet": (mobilenet_imagenet, 32),
+    "inception_v3": (InceptionV3, 75),
 }
 
 

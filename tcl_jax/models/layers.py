@@ -10,6 +10,8 @@ from tcl_jax.clipping import TCL
 
 # He et al. 2015, by fan-out as in the residual networks' reference code.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# Fan-out counts every channel of a kernel, but a depthwise one feeds each value to one channel.
+_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
 class Activation(nn.Module):
@@ -24,29 +26,45 @@ class Activation(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch normalisation (Eq. 6)."""
+    """Convolution without bias, then batch normalisation (Eq. 6).
+
+    Attributes:
+        kernel: height and width, or the side of a square.
+        padded: with zeros, so that the strides alone change height and width.
+        depthwise: one kernel a channel; `features` is then the number of channels that come in.
+        epsilon: what batch normalisation adds to variances.
+    """
 
     features: int
-    kernel: int = 3
+    kernel: int | tuple[int, int] = 3
     strides: int = 1
     dtype: Any = jnp.float32
+    padded: bool = True
+    depthwise: bool = False
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        kernel = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
         x = nn.Conv(
             self.features,
-            (self.kernel, self.kernel),
+            kernel,
             strides=self.strides,
             # Explicit and symmetric: SAME pads a strided convolution on one side only.
-            padding=self.kernel // 2,
+            padding=[(side // 2, side // 2) if self.padded else (0, 0) for side in kernel],
+            feature_group_count=self.features if self.depthwise else 1,
             use_bias=False,
-            kernel_init=_kernel_init,
+            kernel_init=_depthwise_init if self.depthwise else _kernel_init,
             dtype=self.dtype,
             name="conv",
         )(x)
         # Momentum 0.9 is what PyTorch calls 0.1.  Statistics stay float32 whatever the dtype.
         return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="norm"
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            name="norm",
         )(x)
 
 

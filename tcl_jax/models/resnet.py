@@ -1,4 +1,4 @@
-"""ResNet-20 and ResNet-34 (He et al. 2016) with clips after both ReLUs of a block."""
+"""ResNet-20, -34 and -50 (He et al. 2016) with clips after every ReLU of a block."""
 
 from functools import partial
 from typing import Any
@@ -35,19 +35,48 @@ class BasicBlock(nn.Module):
         return Activation(self.tcl, self.lam, name="act2")(x + y)
 
 
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions, the last four times as wide, and a shortcut.
+
+    The stride is that of the 3×3 convolution, as in torchvision, not of the first 1×1 as in the
+    article.  Where clips sit is our choice as in `BasicBlock`: after each ReLU, of which the last
+    follows the addition.
+    """
+
+    features: int
+    strides: int
+    tcl: bool
+    lam: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        wide = 4 * self.features
+        y = ConvNorm(self.features, 1, 1, self.dtype, name="conv1")(x, train=train)
+        y = Activation(self.tcl, self.lam, name="act1")(y)
+        y = ConvNorm(self.features, 3, self.strides, self.dtype, name="conv2")(y, train=train)
+        y = Activation(self.tcl, self.lam, name="act2")(y)
+        y = ConvNorm(wide, 1, 1, self.dtype, name="conv3")(y, train=train)
+        if x.shape != y.shape:
+            x = ConvNorm(wide, 1, self.strides, self.dtype, name="shortcut")(x, train=train)
+        return Activation(self.tcl, self.lam, name="act3")(x + y)
+
+
 class ResNet(nn.Module):
-    """Stem, stages of basic blocks whose first strides (but in stage 1), global average pool.
+    """Stem, stages of blocks whose first strides (but in stage 1), global average pool.
 
     Attributes:
         blocks: number of blocks by stage.
         width: channels of the first stage; every next has twice as many.
         large: the stem for photographs, 7×7 with stride 2 and a pool, instead of 3×3.
+        block: what the stages consist of.
     """
 
     num_classes: int
     blocks: tuple[int, ...]
     width: int
     large: bool = False
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     tcl: bool = True
     lam: float = 4.0
     dtype: Any = jnp.float32
@@ -63,7 +92,7 @@ class ResNet(nn.Module):
             x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
-                x = BasicBlock(
+                x = self.block(
                     self.width * 2**stage,
                     2 if stage and not block else 1,
                     self.tcl,
@@ -82,3 +111,7 @@ exists under the same name.  Images of 4×4 and more."""
 resnet34 = partial(ResNet, blocks=(3, 4, 6, 3), width=64, large=True)
 """The network for photographs, 21.8 M parameters with a thousand classes, its max-pool an average
 pool.  Images of 32×32 and more."""
+
+resnet50 = partial(ResNet, blocks=(3, 4, 6, 3), width=64, large=True, block=Bottleneck)
+"""The same with bottlenecks, 25.6 M parameters with a thousand classes.  Images of 32×32 and
+more."""

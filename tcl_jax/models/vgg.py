@@ -1,5 +1,6 @@
-"""VGG-16 (Simonyan & Zisserman 2015) in its form for small images, pooled by average."""
+"""VGG-16 (Simonyan & Zisserman 2015) in two forms, and VGG-15, pooled by average."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,14 +12,19 @@ from tcl_jax.models.layers import Activation, ConvNorm, flatten, halve
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class VGG16(nn.Module):
-    """Thirteen convolutions with batch norm in five pooled stages, linear 512, 512, `num_classes`.
+class VGG(nn.Module):
+    """Thirteen convolutions with batch norm in five pooled stages, then linear layers.
 
-    The paper leaves the linear layers' widths and the batch norms open; 512 is our choice for
-    images of 32×32 (15.25 M parameters with ten classes).  Images of 32×32 and more.
+    The paper leaves the linear layers' widths and the batch norms open: both are our choice, and so
+    is the absence of dropout.  Images of 32×32 and more.
+
+    Attributes:
+        hidden: widths of the linear layers before the last, which has `num_classes`; the first
+            takes whatever height and width remain.
     """
 
     num_classes: int
+    hidden: tuple[int, ...]
     tcl: bool = True
     lam: float = 4.0
     dtype: Any = jnp.float32
@@ -35,7 +41,20 @@ class VGG16(nn.Module):
                 x = Activation(self.tcl, self.lam, name=f"act{layer}")(x)
             x = halve(x)
         x = flatten(x)
-        for i in (1, 2):
-            x = nn.Dense(512, dtype=self.dtype, name=f"fc{i}")(x)
+        for i, features in enumerate(self.hidden, start=1):
+            x = nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x)
             x = Activation(self.tcl, self.lam, name=f"act{layer + i}")(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc3")(x).astype(jnp.float32)
+        last = f"fc{len(self.hidden) + 1}"
+        return nn.Dense(self.num_classes, dtype=self.dtype, name=last)(x).astype(jnp.float32)
+
+
+vgg16 = partial(VGG, hidden=(512, 512))
+"""The form for small images, 15.25 M parameters with ten classes and images of 32×32."""
+
+vgg16_imagenet = partial(VGG, hidden=(4096, 4096))
+"""The form for photographs, 138.4 M parameters with a thousand classes and images of 224×224."""
+
+vgg15 = partial(VGG, hidden=(4096,))
+"""VGG-16 with one hidden linear layer, as we read Lu & Sengupta 2020, whose text does not fix it
+fully.  Their published code has these layers and widths; it has neither batch norm nor biases, but
+dropout, and it pools before the ReLU.  Ours keeps this family's batch norms, biases and pools."""
