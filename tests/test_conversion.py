@@ -45,6 +45,15 @@ def _kinds(graph: SpikingGraph) -> list[str]:
         ("resnet20", (28, 28, 1)),
         ("resnet20", (32, 32, 3)),
         ("vgg16", (32, 32, 3)),
+        ("vgg16_imagenet", (32, 32, 3)),
+        ("vgg15", (32, 32, 3)),
+        ("resnet34", (64, 64, 3)),
+        ("resnet50", (64, 64, 3)),
+        ("mobilenet", (32, 32, 3)),
+        ("mobilenet_imagenet", (64, 64, 3)),
+        ("inception_v3", (75, 75, 3)),
+        ("cnn3", (32, 32, 3)),
+        ("cnn4", (32, 32, 3)),
     ],
 )
 def test_a_network_keeps_its_logits(name, shape, randomised, rng):
@@ -242,7 +251,8 @@ def test_grouped_convolution(lam, rng):
 @pytest.mark.parametrize("kind", ["pool", "convolution", "both"])
 def test_a_lambda_by_position(kind, rng):
     lam = jnp.arange(1.0, 17.0).reshape(4, 4, 1) / 8
-    w, w_out = _kernel(rng, 3, 3, 1, 1), _kernel(rng, 16 if kind == "convolution" else 4, 2)
+    w = _kernel(rng, 3, 3, 1, 1)
+    w_out = jnp.abs(_kernel(rng, 16 if kind == "convolution" else 4, 2))
 
     def network(x):
         x = clip(jax.nn.relu(x), lam)
