@@ -70,7 +70,7 @@ def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
     """
     return g.SpikingGraph(
         tuple(
-            replace(n, threshold=jnp.asarray(norms[n.name], jnp.float32))
+            replace(n, threshold=jnp.asarray(norms[n.name], graph.dtype))
             if isinstance(n, g.Neuron | g.Output) and n.name in norms
             else n
             for n in graph.nodes

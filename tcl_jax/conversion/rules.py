@@ -178,12 +178,12 @@ def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     outer = tuple(weight.shape[i] for i in rest)
     size = math.prod(weight.shape[i] for i in with_)
     matrix = t.array(weight.transpose([*with_, *rest]).reshape(size, -1))
-    x = _reshaped(t, eqn, x, (*kept, size)) if len(contract) != 1 else x
-    x = t.add(eqn, "dense", lambda name: g.Dense(name, (x.node,), matrix, None), ())
-    x = _reshaped(t, eqn, x, (*kept, *outer)) if len(outer) != 1 else x
+    before = x.node if len(contract) == 1 else _reshaped(t, eqn, x, (*kept, size))
+    x = t.add(eqn, "dense", lambda name: g.Dense(name, (before,), matrix, None), ())
+    node = x.node if len(outer) == 1 else _reshaped(t, eqn, x, (*kept, *outer))
     own = [0 if i == batch else 1 + inner.index(i) for i in free]
     others = [1 + len(inner) + k for k in range(len(outer))]
-    return Signal(x.node, tuple(own + others if signal_first else others + own))
+    return Signal(node, tuple(own + others if signal_first else others + own))
 
 
 def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
@@ -219,13 +219,13 @@ def _inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:
     return tuple(by_axis[x.axes.index(i)] for i in range(1, len(x.axes)))
 
 
-def _reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> Signal:
-    return t.add(
-        eqn,
-        "reshape",
-        lambda name: g.Reshape(name, (x.node,), shape),
-        tuple(range(len(shape) + 1)),
-    )
+def _reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> str:
+    """The node whose value is that of the signal's node in another shape, without the batch."""
+    source = t.nodes[x.node]
+    # What gives an axis of length one and takes it away again leaves no trace.
+    if isinstance(source, g.Reshape) and t.shapes.get(source.inputs[0]) == shape:
+        return source.inputs[0]
+    return t.add(eqn, "reshape", lambda name: g.Reshape(name, (x.node,), shape), ()).node
 
 
 def _reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
@@ -236,20 +236,31 @@ def _reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
         return x
     # The batch keeps its place in memory: as much before it as before.
     start = math.prod(before[: x.batch])
-    places = [
-        i
-        for i, size in enumerate(after)
-        if size == before[x.batch] and math.prod(after[:i]) == start
-    ]
-    if not places:
+    batch = next(
+        (
+            i
+            for i, size in enumerate(after)
+            if size == before[x.batch] and math.prod(after[:i]) == start
+        ),
+        None,
+    )
+    if batch is None:
         return t.refuse(
             eqn, "the batch axis is merged with another", "reshape with x.shape[0] in front"
         )
-    rest = [i for i in range(len(before)) if i != x.batch]
-    x = t.arranged(x, tuple(int(i) for i in np.argsort((x.batch, *rest))))
-    rest = [i for i in range(len(after)) if i != places[0]]
-    made = _reshaped(t, eqn, x, tuple(after[i] for i in rest))
-    return Signal(made.node, tuple(int(i) for i in np.argsort((places[0], *rest))))
+    t.shapes[x.node] = _inner(x, before)
+    rest = [i for i in range(len(after)) if i != batch]
+    long_before = [i for i, size in enumerate(before) if size > 1 and i != x.batch]
+    long_after = [i for i in rest if after[i] > 1]
+    if [before[i] for i in long_before] == [after[i] for i in long_after]:
+        # Axes of length one come and go: the others stay as they lie in the node.
+        pairs = sorted(zip((x.axes[i] for i in long_before), long_after, strict=True))
+        rest = [i for i in rest if after[i] == 1] + [i for _, i in pairs]
+    else:
+        others = [i for i in range(len(before)) if i != x.batch]
+        x = t.arranged(x, tuple(int(i) for i in np.argsort((x.batch, *others))))
+    node = _reshaped(t, eqn, x, tuple(after[i] for i in rest))
+    return Signal(node, tuple(int(i) for i in np.argsort((batch, *rest))))
 
 
 def _broadcast(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
@@ -327,10 +338,8 @@ def _call(t: Tracer, eqn: Any, *values: Any) -> list[Any]:
 
 
 def _cond(t: Tracer, eqn: Any, index: Any, *values: Any) -> Any:
-    if isinstance(index, Signal):
+    if isinstance(index, Signal | Refused):
         return t.refuse(eqn)
-    if isinstance(index, Refused):
-        return index
     branches = eqn.params["branches"]
     return t.inline(eqn, branches[min(max(int(index), 0), len(branches) - 1)], list(values))
 

@@ -75,6 +75,7 @@ class Tracer:
         self.dtype = dtype
         self.rules, self.takes_refused = rules, takes_refused
         self.nodes: dict[str, g.Node] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of nodes that were reshaped
         self.refusals: list[str] = []
         self.calls: list[Any] = []  # the equations that surround the one at hand
 
