@@ -48,7 +48,8 @@ def spike_norm(
         scaling: S.
         per_channel: whether i runs over a channel and not the layer.
         timesteps: number of steps T.
-        images: how many images at most are simulated, once for every population and as far as it.
+        images: how many images at most are simulated, once for every population and as far as it:
+            with L layers that costs as much as T·L/2 times as many images in the analog network.
 
     Raises:
         InputError: a number is not above 0; a population never receives a current above 0.
