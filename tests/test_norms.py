@@ -1,6 +1,5 @@
 """Norm-factors by every method, a layer and a channel, against NumPy."""
 
-import itertools
 import json
 
 import jax
@@ -168,119 +167,6 @@ def test_a_percentile_of_a_channel_is_at_most_a_bin_above_numpy_s(percent, maps)
         assert exact - rounding <= found[channel] <= exact + bin_width + rounding
 
 
-# --- Spike-Norm -----------------------------------------------------------------------------
-
-
-def _eighths(rng, *shape) -> np.ndarray:
-    """Sums and products of few of them are exact in float32, whatever their order."""
-    return (rng.integers(-8, 9, shape) / 8).astype(np.float32)
-
-
-def _spike_norm(network, x, populations, timesteps, scaling, per_channel) -> list[np.ndarray]:
-    """One population after the other, one step after the other."""
-    thresholds: list[np.ndarray] = []
-    while len(thresholds) < populations:
-        potentials = [np.float32(0)] * len(thresholds)
-        currents = []
-        for _ in range(timesteps):
-            index = itertools.count()
-
-            def neurons(z, index=index, potentials=potentials, currents=currents):
-                k = next(index)
-                if k == len(thresholds):
-                    currents.append(z)
-                if k >= len(thresholds):
-                    return np.zeros_like(z)
-                spikes = thresholds[k] * (potentials[k] + z >= thresholds[k])
-                potentials[k] = potentials[k] + z - spikes
-                return spikes.astype(np.float32)
-
-            network(x, neurons)
-        # [t, b, c]
-        found = np.max(currents, axis=(0, 1)) if per_channel else np.max(currents)
-        thresholds.append(np.float32(scaling) * found)
-    return thresholds
-
-
-def _chain(w):
-    def network(x, act):
-        return act(act(act(x @ w[0] + w[4][0]) @ w[1] - w[4][1]) @ w[2]) @ w[3]
-
-    return network, 3
-
-
-def _residual(w):
-    def network(x, act):
-        x = act(x @ w[0])
-        x = act(act(x @ w[1]) @ w[2] + x)
-        return x @ w[3]
-
-    return network, 3
-
-
-def _branches(w):
-    def network(x, act):
-        x = act(act(x @ w[0]) @ w[1] + act(x @ w[2] + w[4][0]))
-        return x @ w[3]
-
-    return network, 3
-
-
-SPIKING = {"chain": _chain, "residual": _residual, "branches": _branches}
-
-
-@pytest.mark.parametrize("norm", ["spike_norm", "spike_norm:0.5", "spike_norm:0.5/channel"])
-@pytest.mark.parametrize("kind", SPIKING)
-def test_spike_norm_is_the_largest_current_step_by_step(kind, norm, rng):
-    network, populations = SPIKING[kind](_eighths(rng, 5, 6, 6))
-    x, how = _eighths(rng, 9, 6), method(norm)
-    graph = trace(lambda x: network(x, jax.nn.relu), x)
-    parts = [jnp.asarray(x[:4]), jnp.asarray(x[4:])]
-    found = calibrate(graph, how, lambda: parts, timesteps=12)
-    expected = _spike_norm(network, x, populations, 12, how.scaling, how.per_channel)
-    analog = calibrate(graph, method("max"), lambda: parts)
-    names = [n.name for n in graph.neurons]
-    for name, own in zip(names, expected, strict=True):
-        # A channel without current takes its layer's.
-        np.testing.assert_array_equal(found[name], np.where(own > 0, own, own.max()))
-    if not how.per_channel:
-        first, *_, last = names
-        assert found[first] == analog[first] * how.scaling, "its currents are the images' own"
-        assert found[last] != analog[last] * how.scaling
-    assert found[graph.output.name] == analog[graph.output.name]
-
-
-def test_spike_norm_simulates_the_first_images_alone(rng):
-    network, _ = _chain(_eighths(rng, 5, 6, 6))
-    x = _eighths(rng, 12, 6)
-    x[-1] *= 4
-    graph = trace(lambda x: network(x, jax.nn.relu), x)
-
-    def found(batches, **options):
-        norms = calibrate(graph, method("spike_norm"), lambda: batches, timesteps=5, **options)
-        return [norms[n.name] for n in graph.neurons]
-
-    parts = [jnp.asarray(x[:5]), jnp.asarray(x[5:])]
-    assert found(parts, spiking_images=7) == found([jnp.asarray(x[:7])]) != found(parts)
-
-
-def test_spike_norm_wants_steps_enough():
-    # λ is 4; of (4, 2) the first fires in the first step, and the second only in the second.
-    x = jnp.asarray([[4.0, 2.0]])
-    w = jnp.asarray([[-0.25], [1.0]])
-    graph = trace(lambda x: jax.nn.relu(jax.nn.relu(x) @ w), x)
-    first, second = (n.name for n in graph.neurons)
-    how = method("spike_norm")
-    with pytest.raises(InputError, match="no current above 0 in 1 steps"):
-        calibrate(graph, how, lambda: [x], timesteps=1)
-    norms = calibrate(graph, how, lambda: [x], timesteps=2)
-    assert (norms[first], norms[second]) == (4.0, 4.0 - 0.25 * 4.0)
-    with pytest.raises(InputError, match="at least 1, got 0"):
-        calibrate(graph, how, lambda: [x], timesteps=0)
-    with pytest.raises(InputError, match="images to simulate must be at least 1, got 0"):
-        calibrate(graph, how, lambda: [x], spiking_images=0)
-
-
 # --- From weights ---------------------------------------------------------------------------
 
 
@@ -373,10 +259,14 @@ EVERY = [norm + suffix for norm in DATA for suffix in ("", "/channel")]
 
 
 @pytest.mark.parametrize("norm", EVERY)
-def test_norm_factors_do_not_depend_on_batches(norm, rng):
-    network, _ = _residual(_eighths(rng, 5, 6, 6))
-    x = _eighths(rng, 12, 6)
-    graph = trace(lambda x: network(x, jax.nn.relu), x)
+def test_norm_factors_do_not_depend_on_batches(norm, eighths):
+    w, x = eighths(4, 6, 6), eighths(12, 6)
+
+    def network(x):
+        x = jax.nn.relu(x @ w[0])
+        return jax.nn.relu(jax.nn.relu(x @ w[1]) @ w[2] + x) @ w[3]
+
+    graph = trace(network, x)
     whole, parts = (
         calibrate(graph, method(norm), lambda b=b: b, timesteps=9)
         for b in ([jnp.asarray(x)], [jnp.asarray(x[:5]), jnp.asarray(x[5:])])
@@ -423,8 +313,8 @@ def test_a_normalised_network_keeps_its_logits(norm, rng):
 
 @pytest.mark.parametrize("norm", EVERY)
 @pytest.mark.parametrize("lam", [0.5, [0.25, 4.0, 0.5, 0.125, 1.0, 2.0]], ids=["layer", "channel"])
-def test_a_trained_clip_stays(lam, norm, rng):
-    w, x = _eighths(rng, 2, 6, 6), _eighths(rng, 12, 6)
+def test_a_trained_clip_stays(lam, norm, eighths):
+    w, x = eighths(2, 6, 6), eighths(12, 6)
     lam = np.asarray(lam, np.float32)
     graph = trace(lambda x: clip(jax.nn.relu(x @ w[0]), lam) @ w[1], x)
     (neurons,) = graph.neurons
