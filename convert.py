@@ -22,7 +22,8 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as train.py left it."""
     norm: str = "tcl"
-    """Norm-factors: tcl (trained λ), max, or percentile:P, as in percentile:99.9."""
+    """Norm-factors: tcl (trained λ), max, percentile:P (as in percentile:99.9), spike_norm[:S] (as
+    in spike_norm:0.8) or model_based; one a channel with /channel after it, as in max/channel."""
     snn: str = "snn"
     """Name of the spiking network, a folder within the run's."""
     checkpoint: Literal["last", "best"] = "last"

@@ -87,7 +87,9 @@ def main() -> int:
 def _folders(experiment: Experiment, train_options: tuple[str, ...], norm: str) -> tuple[str, str]:
     """Names of a run and of a spiking network within it."""
     kind = "relu" if train_options else "tcl"
-    return f"{experiment.network}-{kind}", "snn-" + norm.replace("percentile:", "p")
+    return f"{experiment.network}-{kind}", "snn-" + norm.replace("percentile:", "p").replace(
+        ":", ""
+    ).replace("/", "-")
 
 
 def _run(

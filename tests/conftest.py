@@ -23,6 +23,12 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
+def eighths(rng) -> Callable[..., np.ndarray]:
+    """Draws numbers whose sums and products, where few, are exact in float32 in whatever order."""
+    return lambda *shape: (rng.integers(-8, 9, shape) / 8).astype(np.float32)
+
+
+@pytest.fixture
 def randomised() -> Callable[..., Any]:
     """Variables of given shapes, as after training: no statistic, scale, bias or λ is trivial."""
 

@@ -110,7 +110,7 @@ TRIED = [
     Tried("convert what is no run", "convert.py {empty}", ("{empty} is not a run", "train.py")),
     Tried("convert a file", "convert.py {file}", ("{file} is not a run",)),
     Tried("convert untrained", "convert.py {untrained}", ("{untrained} has no checkpoints",)),
-    Tried("unknown norm", "convert.py {run} --norm mean", ("'mean'", "tcl, max and percentile")),
+    Tried("unknown norm", "convert.py {run} --norm mean", ("'mean'", "tcl, max, percentile:P")),
     Tried("percentile of 0", "convert.py {run} --norm percentile:0", ("percentile:99.9",)),
     Tried("norm tcl without λ", "convert.py {plain} --norm tcl", ("no trained λ", "--norm max")),
     Tried("over the checkpoints", "convert.py {run} --snn checkpoints", ("'checkpoints' cannot",)),

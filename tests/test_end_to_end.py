@@ -173,7 +173,8 @@ def test_readout_and_start_change_the_simulation(simulated, tmp_path):
 
 def test_baselines_convert_into_folders_of_their_own(plain):
     figures = {}
-    for name, norm in {"snn-max": "max", "snn-p99.9": "percentile:99.9"}.items():
+    norms = {"snn-max": "max", "snn-p99.9": "percentile:99.9", "snn-channel": "spike_norm/channel"}
+    for name, norm in norms.items():
         converted = succeed("convert", plain.folder, "--norm", norm, "--snn", name)
         assert f"norm-factors ({norm})" in " ".join(converted.out.split())
         assert f"simulate.py {plain.folder} --snn {name} --timesteps 100" in converted.out

@@ -1,12 +1,18 @@
-"""Norm-factors from activations, against NumPy."""
+"""Norm-factors by every method, a layer and a channel, against NumPy."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tcl_jax import InputError, clip
-from tcl_jax.conversion import calibrate, method, trace
+from tcl_jax.conversion import calibrate, evaluate, method, normalise, trace, with_norms
+from tcl_jax.conversion.model_based import model_based
+from tcl_jax.conversion.norms import Method
 
 WIDTH, IMAGES = 40, 50
 
@@ -111,16 +117,272 @@ def test_no_images_are_refused(weights, x):
         calibrate(trace(_relu_network(weights), x), method("max"), list)
 
 
-@pytest.mark.parametrize("text, name", [("tcl", "tcl"), ("max", "max")])
-def test_methods_are_read(text, name):
-    assert method(text).name == name and str(method(text)) == text
-    assert str(method("percentile:99.9")) == "percentile:99.9"
+# --- One a channel --------------------------------------------------------------------------
+
+SIDE, IN, OUT = 4, 3, 6
+
+
+@pytest.fixture
+def maps(rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images ``[b, h, w, c]``, weights, and activations, of which channel 2 has none."""
+    x = rng.normal(0, 1, (IMAGES, SIDE, SIDE, IN)).astype(np.float32)
+    x[..., 0] = np.abs(x[..., 0])
+    w = rng.normal(0, 0.5, (IN, OUT)).astype(np.float32) * np.float32(10) ** -np.arange(OUT)
+    w[:, 2] = [-1, 0, 0]
+    return x, w, np.maximum(x @ w, 0)
+
+
+def _map_network(w):
+    return lambda x: jax.nn.relu(x @ w).sum((1, 2, 3), keepdims=True)[:, 0, 0]
+
+
+def test_max_of_a_channel(maps):
+    x, w, a = maps
+    graph = trace(_map_network(w), x)
+    found = calibrate(graph, method("max/channel"), _batches(x))
+    expected = a.max((0, 1, 2))
+    assert expected[2] == 0
+    expected[2] = a.max()
+    assert found[graph.neurons[0].name].shape == (OUT,)
+    np.testing.assert_allclose(found[graph.neurons[0].name], expected, rtol=1e-5)
+    assert np.ndim(found[graph.output.name]) == 0, "counts of spikes of unlike amplitude"
+
+
+@pytest.mark.parametrize("percent", [10, 50, 75, 99.9, 100])
+def test_a_percentile_of_a_channel_is_at_most_a_bin_above_numpy_s(percent, maps):
+    x, w, a = maps
+    graph = trace(_map_network(w), x)
+    layer, found = (
+        calibrate(graph, method(f"percentile:{percent}{suffix}"), _batches(x))[
+            graph.neurons[0].name
+        ]
+        for suffix in ("", "/channel")
+    )
+    assert found[2] == layer, "a channel that is never active"
+    for channel in {*range(OUT)} - {2}:
+        of_channel = a[..., channel]
+        exact = np.percentile(of_channel, percent, method="inverted_cdf")
+        rounding, bin_width = 1e-5 * of_channel.max(), of_channel.max() / 2**10
+        assert found[channel] > 0
+        assert exact - rounding <= found[channel] <= exact + bin_width + rounding
+
+
+# --- From weights ---------------------------------------------------------------------------
+
+
+def test_model_based_by_hand():
+    # The first input lies in [0, 1], the second in [-1, 2].
+    x = jnp.asarray([[0.0, 2.0], [1.0, -1.0], [0.5, 0.0]])
+    w1, w2 = jnp.asarray([[1.0, -2.0], [-3.0, 1.0]]), jnp.asarray([[2.0, -1.0], [1.0, 3.0]])
+    b2 = jnp.asarray([0.5, -1.0])
+    graph = trace(lambda x: jax.nn.relu(jax.nn.relu(x @ w1) @ w2 + b2), x)
+    first, second = (n.name for n in graph.neurons)
+    # 1·1 + (-3)·(-1) = 4 and -2·0 + 1·2 = 2; then with 4 for all, or with 4 and 2.
+    layers = calibrate(graph, method("model_based"), lambda: [x])
+    assert (layers[first], layers[second]) == (4.0, max(2 * 4 + 1 * 4 + 0.5, 3 * 4 - 1))
+    channels = calibrate(graph, method("model_based/channel"), lambda: [x])
+    assert channels[first].tolist() == [4.0, 2.0]
+    assert channels[second].tolist() == [2 * 4 + 1 * 2 + 0.5, 3 * 2 - 1]
+
+
+def test_model_based_is_the_paper_s_for_images_from_0_to_1(weights, rng):
+    x = rng.uniform(0, 1, (IMAGES, WIDTH)).astype(np.float32)
+    x[0], x[-1] = 0, 1
+    graph = trace(_relu_network(weights), x)
+    norms = calibrate(graph, method("model_based"), _batches(x))
+    bound = 1.0
+    for neurons, w in zip(graph.neurons, weights, strict=False):
+        bound *= np.maximum(w, 0).sum(0).max()
+        assert norms[neurons.name] == pytest.approx(bound, rel=1e-5)
+
+
+def _every_kind(rng):
+    def draw(*shape):
+        return jnp.asarray(rng.normal(0, 0.5, shape), jnp.float32)
+
+    w1, w2, w3, w4 = draw(3, 3, 2, 4), draw(3, 3, 2, 4), draw(36, 5), draw(4, 4)
+    bias, at_position = draw(4), draw(6, 6, 1)
+
+    def conv(x, w, groups):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )  # fmt: skip
+
+    def network(x):
+        x = jax.nn.relu((conv(x, w1, 1) + bias) * at_position)
+        y = jax.nn.relu(conv(x, w2, 2) - x)
+        z = jax.lax.reduce_window(y, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / -4
+        z = jax.nn.relu((z + 1.0).transpose(0, 3, 1, 2).reshape(z.shape[0], -1) @ w3)
+        return z @ w3[:5, :4] + jax.nn.relu(y.mean((1, 2)) @ w4)
+
+    return network
+
+
+@pytest.mark.parametrize("norm", ["model_based", "model_based/channel"])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_image_in_range_exceeds_what_weights_allow(norm, seed):
+    rng = np.random.default_rng(seed)
+    low, high = np.sort(rng.normal(0, 1, (2, 2)), axis=0).astype(np.float32)
+    size = (64, 6, 6, 2)
+    inside = rng.uniform(low, high, size).astype(np.float32)
+    corners = np.where(rng.uniform(size=size) < 0.5, low, high)
+    images = jnp.asarray(np.concatenate([inside, corners]))
+    graph = trace(_every_kind(rng), images)
+    kinds = {type(n).__name__ for n in graph.nodes}
+    assert kinds >= {"Conv", "Dense", "Scale", "Pool", "Sum", "Reshape", "Transpose", "Add"}
+    seen = {}
+    evaluate(graph, images, lambda name, a: seen.__setitem__(name, np.asarray(a)))
+    # Two images tell the range.
+    ends = jnp.stack([jnp.broadcast_to(end, size[1:]) for end in (low, high)])
+    norms = model_based(graph, [ends], norm.endswith("/channel"))
+    for neurons in graph.neurons:
+        # Sums of positive and of negative parts are rounded apart.
+        assert np.all(seen[neurons.name] <= norms[neurons.name] * (1 + 1e-5))
+
+
+def test_a_bound_beyond_float32_is_refused():
+    def network(x):
+        for _ in range(10):
+            x = jax.nn.relu(1e4 * x - 9999.0 * x)
+        return x
+
+    x = jnp.asarray([[0.0], [1.0]])
+    with pytest.raises(InputError, match="is beyond float32: the network is too deep"):
+        calibrate(trace(network, x), method("model_based"), lambda: [x])
+
+
+# --- Every method ---------------------------------------------------------------------------
+
+DATA = ["max", "percentile:90", "spike_norm", "spike_norm:0.5", "model_based"]
+EVERY = [norm + suffix for norm in DATA for suffix in ("", "/channel")]
+
+
+@pytest.mark.parametrize("norm", EVERY)
+def test_norm_factors_do_not_depend_on_batches(norm, eighths):
+    w, x = eighths(4, 6, 6), eighths(12, 6)
+
+    def network(x):
+        x = jax.nn.relu(x @ w[0])
+        return jax.nn.relu(jax.nn.relu(x @ w[1]) @ w[2] + x) @ w[3]
+
+    graph = trace(network, x)
+    whole, parts = (
+        calibrate(graph, method(norm), lambda b=b: b, timesteps=9)
+        for b in ([jnp.asarray(x)], [jnp.asarray(x[:5]), jnp.asarray(x[5:])])
+    )
+    assert whole.keys() == parts.keys() == {n.name for n in graph.spiking}
+    for name, lam in whole.items():
+        np.testing.assert_array_equal(lam, parts[name])
+
+
+@pytest.mark.parametrize("norm", EVERY)
+def test_a_normalised_network_keeps_its_logits(norm, rng):
+    def draw(*shape):
+        return jnp.asarray(rng.normal(0, 0.4, shape), jnp.float32)
+
+    x, w1, w2, w3, out = draw(5, 6, 6, 2), draw(3, 3, 2, 4), draw(3, 3, 4, 4), draw(3, 3, 4, 4), 36
+    w_out = draw(out, 3)
+
+    def conv(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def network(x):
+        x = jax.nn.relu(conv(x, w1) + 0.1)
+        x = jax.nn.relu(conv(jax.nn.relu(conv(x, w2)), w3) + x)
+        x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+        return x.reshape(x.shape[0], -1) @ w_out
+
+    graph = trace(network, x)
+    norms = calibrate(graph, method(norm), lambda: [x], timesteps=20)
+    assert json.loads(json.dumps({k: np.asarray(v).tolist() for k, v in norms.items()}))
+    for neurons in graph.neurons:
+        lam = norms[neurons.name]
+        assert np.shape(lam) == ((4,) if norm.endswith("/channel") else ())
+        assert np.all(np.isfinite(lam)) and np.all(np.asarray(lam) > 0)
+    clipped = with_norms(graph, norms)
+    logits = np.asarray(evaluate(clipped, x))
+    assert logits.std() > 0
+    rounding = 1e-5 * np.abs(logits).max()
+    np.testing.assert_allclose(evaluate(normalise(clipped), x), logits, rtol=0, atol=rounding)
+    if norm.startswith(("max", "model_based")):
+        np.testing.assert_allclose(network(x), logits, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("norm", EVERY)
+@pytest.mark.parametrize("lam", [0.5, [0.25, 4.0, 0.5, 0.125, 1.0, 2.0]], ids=["layer", "channel"])
+def test_a_trained_clip_stays(lam, norm, eighths):
+    w, x = eighths(2, 6, 6), eighths(12, 6)
+    lam = np.asarray(lam, np.float32)
+    graph = trace(lambda x: clip(jax.nn.relu(x @ w[0]), lam) @ w[1], x)
+    (neurons,) = graph.neurons
+    norms = calibrate(graph, method(norm), lambda: [jnp.asarray(x)])
+    assert np.all(norms[neurons.name] <= lam) and np.any(norms[neurons.name] == lam)
+    if norm.startswith(("max", "model_based")):
+        logits = np.clip(x @ w[0], 0, lam) @ w[1]
+        np.testing.assert_array_equal(evaluate(with_norms(graph, norms), jnp.asarray(x)), logits)
+
+
+def test_activations_that_are_not_finite_are_refused():
+    x = jnp.ones((2, 3))
+    graph = trace(lambda x: jax.nn.relu(x * jnp.nan), x)
+    with pytest.raises(InputError, match="is not finite on the calibration images"):
+        calibrate(graph, method("max"), lambda: [x])
+
+
+# --- Their names ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mean", "max:3", "percentile", "percentile:0", "percentile:101", "percentile:x",
-             "percentile:nan"]
-)  # fmt: skip
-def test_other_methods_are_refused(text):
-    with pytest.raises(InputError, match=r"percentile:99.9|the norms are tcl, max and percentile"):
+    "text, expected",
+    [
+        ("tcl", Method("tcl")),
+        ("max", Method("max")),
+        ("max/channel", Method("max", per_channel=True)),
+        ("percentile:99.9", Method("percentile", percent=99.9)),
+        ("percentile:99.99999", Method("percentile", percent=99.99999)),
+        ("percentile:100/channel", Method("percentile", per_channel=True)),
+        ("spike_norm", Method("spike_norm")),
+        ("spike_norm:0.8", Method("spike_norm", scaling=0.8)),
+        ("spike_norm:0.7/channel", Method("spike_norm", scaling=0.7, per_channel=True)),
+        ("model_based", Method("model_based")),
+        ("model_based/channel", Method("model_based", per_channel=True)),
+    ],
+)
+def test_methods_are_read_and_written(text, expected):
+    assert method(text) == expected
+    assert str(expected) == text
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("", "unknown norm ''"),
+        ("mean", "unknown norm 'mean': the norms are tcl, max, percentile:P"),
+        ("mean/channel", "unknown norm 'mean'"),
+        ("max:3", "unknown norm 'max:3'"),
+        ("max/layer", "unknown norm 'max/layer'"),
+        ("tcl/channel", "tcl/channel is no norm"),
+        ("percentile", "'percentile' lacks a number: write it as in percentile:99.9"),
+        ("percentile:x", "lacks a number"),
+        ("percentile:0", "0.0 is no percentile: .* percentile:99.9"),
+        ("percentile:101/channel", "101.0 is no percentile"),
+        ("percentile:nan", "nan is no percentile"),
+        ("spike_norm:", "'spike_norm:' lacks a number: write it as in spike_norm:0.8"),
+        ("spike_norm:0", "0.0 is no scaling"),
+        ("spike_norm:1.5", "1.5 is no scaling .* at most 1, as in spike_norm:0.8"),
+        ("model_based:2", "unknown norm 'model_based:2'"),
+    ],
+)
+def test_other_methods_are_refused(text, complaint):
+    with pytest.raises(InputError, match=complaint):
         method(text)
+
+
+def test_a_method_takes_no_other_method_s_number():
+    with pytest.raises(InputError, match="no percentile"):
+        Method("max", percent=50)
+    with pytest.raises(InputError, match="no scaling"):
+        Method("percentile", scaling=0.5)

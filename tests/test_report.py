@@ -6,6 +6,7 @@ import pytest
 
 from tcl_jax.report.experiment import Curve, write_report
 from tcl_jax.report.plots import plot_curves
+from tcl_jax.report.tables import print_conversion
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -88,3 +89,26 @@ def test_plots_and_history_are_written_beside(report):
 def test_a_curve_of_one_step_can_be_plotted(tmp_path):
     plot_curves({"a": [0.5]}, {"": 0.9}, tmp_path / "one.png", title="T = 1")
     assert (tmp_path / "one.png").read_bytes().startswith(PNG)
+
+
+def test_norm_factors_of_channels_are_printed_as_a_range(capsys):
+    verification = {
+        "images": 10,
+        "same_class": 10,
+        "largest_logit": 3.0,
+        "max_abs_logit_difference_folded": 0.0,
+        "max_abs_logit_difference_normalised": 0.0,
+    }
+    lam = {"one": 1.25, "loose": 3e9, "many": [0.5] * 100 + [0.25] + [2.0] * 90, "map": [[[0.5]]]}
+    print_conversion({"norm": "max/channel", "lambda": lam, "verification": verification})
+    rows = {
+        cells[0].strip(): cells[1].strip()
+        for line in capsys.readouterr().out.splitlines()
+        if len(cells := line.strip("│").split("│")) == 2
+    }
+    assert rows == {
+        "one": "1.2500",
+        "loose": "3.000e+09",
+        "many": "0.2500–2.0000, median 0.5000 of 191",
+        "map": "0.5000–0.5000, median 0.5000 of 1",
+    }

@@ -8,11 +8,11 @@ from jaxtyping import Array
 from tcl_jax.conversion.artifact import Artifact as Artifact
 from tcl_jax.conversion.artifact import load as load
 from tcl_jax.conversion.artifact import save as save
+from tcl_jax.conversion.calibrate import calibrate as calibrate
 from tcl_jax.conversion.fold import fold as fold
 from tcl_jax.conversion.graph import SpikingGraph as SpikingGraph
 from tcl_jax.conversion.graph import evaluate as evaluate
 from tcl_jax.conversion.normalise import normalise as normalise
-from tcl_jax.conversion.norms import calibrate as calibrate
 from tcl_jax.conversion.norms import method as method
 from tcl_jax.conversion.norms import with_norms as with_norms
 from tcl_jax.conversion.trace import UnsupportedOperation as UnsupportedOperation
@@ -36,7 +36,9 @@ def convert(
         variables: its parameters and statistics.
         calibration: batches of inputs, from which the output's norm-factor is read (its largest
             logit), and with `norm` other than ``tcl`` every layer's.
-        norm: ``tcl``, ``max`` or ``percentile:P``.
+        norm: ``tcl``, ``max``, ``percentile:P``, ``spike_norm``, ``spike_norm:S`` or
+            ``model_based``; all but ``tcl`` also one a channel, as in ``max/channel`` (see
+            `calibrate`).
 
     Returns:
         The graph; `tcl_jax.simulation` runs it.

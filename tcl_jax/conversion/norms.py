@@ -1,9 +1,7 @@
-"""Norm-factors λ: trained (TCL), or read from the activations of calibration images."""
+"""Norm-factors λ as values: how they are to be found, and their place as thresholds in a graph."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,54 +9,108 @@ from jaxtyping import Array, Float
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
 
-Norms = dict[str, float]
-_BINS = 1 << 14
+Norm = float | Float[np.ndarray, "..."]
+"""A λ of a layer, or an array ``[c]`` of one a channel, which broadcasts at the last axis."""
+
+Norms = dict[str, Norm]
+
+_CHANNEL = "/channel"
+_KNOWN = (
+    "tcl, max, percentile:P, spike_norm, spike_norm:S and model_based, "
+    "all but tcl also with /channel after them"
+)
 
 
 @dataclass(frozen=True)
 class Method:
-    """How norm-factors are found.
+    """How norm-factors are found; ``str`` gives the text that `method` reads.
 
     Attributes:
-        name: ``tcl`` (trained bounds), ``max`` (Diehl et al. 2015: the largest activation) or
-            ``percentile`` (Rueckauer et al. 2017).
+        name: ``tcl`` (trained bounds), ``max`` (Diehl et al. 2015: the largest activation),
+            ``percentile`` (Rueckauer et al. 2017), ``spike_norm`` (Sengupta et al. 2019: the
+            largest current from spiking neurons) or ``model_based`` (Diehl et al. 2015: the
+            largest activation that the weights allow).
         percent: for ``percentile``, the part of all activations, zeros included, in percent, that
             is not clipped.
+        scaling: for ``spike_norm``, a factor S of every threshold (Han et al. 2020: 0.7 to 0.9).
+        per_channel: one λ a channel, the last axis of the neurons' own value, and not one a layer.
+
+    Raises:
+        InputError: there is no such method, or a number is out of range or not the method's own.
     """
 
     name: str
     percent: float = 100.0
+    scaling: float = 1.0
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in ("tcl", "max", "percentile", "spike_norm", "model_based"):
+            raise InputError(f"unknown norm {self.name!r}: the norms are {_KNOWN}")
+        if not 0 < self.percent <= 100 or (self.percent != 100 and self.name != "percentile"):
+            raise InputError(
+                f"{self.percent} is no percentile: write percentile:P with P above 0 and at most "
+                "100, as in percentile:99.9"
+            )
+        if not 0 < self.scaling <= 1 or (self.scaling != 1 and self.name != "spike_norm"):
+            raise InputError(
+                f"{self.scaling} is no scaling of thresholds: write spike_norm:S with S above 0 "
+                "and at most 1, as in spike_norm:0.8"
+            )
+        if self.per_channel and self.name == "tcl":
+            raise InputError(
+                "tcl/channel is no norm: a trained λ belongs to what it was trained for, so write "
+                "tcl, or max/channel"
+            )
 
     def __str__(self) -> str:
-        return f"percentile:{self.percent:g}" if self.name == "percentile" else self.name
+        number = {"percentile": self.percent, "spike_norm": self.scaling}.get(self.name)
+        if self.name == "spike_norm" and number == 1:
+            number = None
+        # repr, as :g would round 99.99999 to 100.
+        value = "" if number is None else ":" + repr(float(number)).removesuffix(".0")
+        return self.name + value + (_CHANNEL if self.per_channel else "")
 
 
 def method(text: str) -> Method:
-    """Read a method: ``tcl``, ``max`` or ``percentile:P``.
+    """Read a method.
+
+    Args:
+        text: ``tcl``, ``max``, ``percentile:P``, ``spike_norm``, ``spike_norm:S`` or
+            ``model_based``; all but ``tcl`` also with the suffix ``/channel``, for one λ a channel.
 
     Raises:
-        InputError: it is none of them.
+        InputError: it is none of them, or a number is out of range.
 
-    >>> from tcl_jax.conversion import norms
-    >>> norms.method("percentile:99.9")
-    Method(name='percentile', percent=99.9)
+    >>> from tcl_jax.conversion import method
+    >>> how = method("percentile:99.9/channel")
+    >>> how.percent, how.per_channel, str(how)
+    (99.9, True, 'percentile:99.9/channel')
     """
-    name, _, value = text.partition(":")
-    if name in ("tcl", "max") and not value:
-        return Method(name)
+    per_channel = text.endswith(_CHANNEL)
+    name, colon, value = text.removesuffix(_CHANNEL).partition(":")
     if name == "percentile":
-        try:
-            percent = float(value)
-        except ValueError:
-            percent = -1.0
-        if 0 < percent <= 100:
-            return Method(name, percent)
-        raise InputError(f"{text!r} names no percentile: write percentile:99.9")
-    raise InputError(f"unknown norm {text!r}: the norms are tcl, max and percentile:P")
+        return Method(
+            name, percent=_number(text, value, "percentile:99.9"), per_channel=per_channel
+        )
+    if name == "spike_norm" and colon:
+        return Method(name, scaling=_number(text, value, "spike_norm:0.8"), per_channel=per_channel)
+    return Method(text if colon else name, per_channel=per_channel)
+
+
+def _number(text: str, value: str, example: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{text!r} lacks a number: write it as in {example}") from None
 
 
 def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
     """The graph with thresholds set by neuron name (the output's too); others stay.
+
+    Args:
+        graph: any graph.
+        norms: λ by name: a number, or an array ``[c]`` for values of shape ``[..., c]``.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax.conversion import trace, with_norms
@@ -78,95 +130,25 @@ def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
     )
 
 
-def calibrate(
-    graph: g.SpikingGraph,
-    how: Method,
-    batches: Callable[[], Iterable[Float[Array, "b ..."]]],
-) -> Norms:
-    """Norm-factors of every layer by one method, and of the output by its largest logit.
+def by_channel(values: Float[Array, "b ..."]) -> Float[Array, "n c"]:
+    """Values of a batch with channels, their last axis, as columns."""
+    return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
 
-    Memory does not grow with the number of images.  Maxima are exact.  A percentile is read from
-    2¹⁴ equal bins between 0 and a layer's maximum, in a second pass, and rounded up to a bin's end:
-    it is at most maximum/2¹⁴ too large.
+
+def of_neurons(neurons: g.Neuron, largest: Float[np.ndarray, " c"], per_channel: bool) -> Norm:
+    """λ of a population from the largest value of each of its channels.
 
     Args:
-        graph: folded, with thresholds as traced.
-        how: the method.
-        batches: makes a fresh iterator over batches of calibration images, at each call the same.
+        neurons: the population as traced: where a clip follows its ReLU, λ is at most the clip's,
+            so that the spiking network has the bounds that the analog one was trained with.
+        largest: by channel; at least one is above 0.
+        per_channel: whether to give one λ a channel.  A channel with nothing above 0 gets the
+            layer's, as any λ does for it.
 
     Returns:
-        λ by name of neurons, and of the output.
-
-    Raises:
-        InputError: ``tcl`` for a network with an unclipped ReLU; a layer that is never active.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from tcl_jax.conversion import calibrate, method, trace
-    >>> graph = trace(lambda x: jax.nn.relu(x) @ jnp.ones((2, 1)), jnp.zeros((1, 2)))
-    >>> images = jnp.array([[1.0, 3.0], [2.0, -5.0]])
-    >>> sorted(calibrate(graph, method("max"), lambda: [images]).values())
-    [3.0, 4.0]
+        A number, or an array ``[c]``.  (The shape of the clip, where that is no scalar.)
     """
-    bare = [n.name for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
-    if how.name == "tcl" and bare:
-        raise InputError(
-            f"the ReLU at {bare[0]!r} has no trained λ (nor have {len(bare) - 1} others): convert "
-            "this network with --norm max or --norm percentile:99.9, or train it with TCL"
-        )
-    maxima = _maxima(graph, batches())
-    dead = [name for name, top in maxima.items() if top <= 0]
-    if dead:
-        raise InputError(
-            f"layer {dead[0]!r} is 0 on every calibration image, so that it has no norm-factor: "
-            "the network did not learn; train it again, or calibrate on more images"
-        )
-    if how.name == "tcl":
-        return {graph.output.name: maxima[graph.output.name]}
-    if how.name == "max":
-        return maxima
-    found = _percentiles(graph, batches(), maxima, how.percent)
-    return found | {graph.output.name: maxima[graph.output.name]}
-
-
-def _maxima(graph: g.SpikingGraph, batches: Iterable[Array]) -> Norms:
-    @jax.jit
-    def of_batch(graph: g.SpikingGraph, x: Array) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-        g.evaluate(graph, x, lambda name, a: found.__setitem__(name, jnp.max(a)))
-        return found
-
-    maxima: Norms = {}
-    for x in batches:
-        for name, top in of_batch(graph, x).items():
-            maxima[name] = max(maxima.get(name, -np.inf), float(top))
-    if not maxima:
-        raise InputError("there are no calibration images: give at least one")
-    return maxima
-
-
-def _percentiles(
-    graph: g.SpikingGraph, batches: Iterable[Array], maxima: Norms, percent: float
-) -> Norms:
-    @jax.jit
-    def of_batch(graph: g.SpikingGraph, x: Array) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-
-        def count(name: str, a: Array) -> None:
-            if name in thresholds:
-                bins = jnp.ceil(a.ravel() / (maxima[name] / _BINS)).astype(jnp.int32)
-                found[name] = jnp.bincount(jnp.clip(bins, 0, _BINS), length=_BINS + 1)
-
-        g.evaluate(graph, x, count)
-        return found
-
-    thresholds = {n.name for n in graph.neurons}
-    counts = {name: np.zeros(_BINS + 1, np.int64) for name in thresholds}
-    for x in batches:
-        for name, found in of_batch(graph, x).items():
-            counts[name] += np.asarray(found)
-    norms = {}
-    for name, histogram in counts.items():
-        enough = np.cumsum(histogram) >= histogram.sum() * (percent / 100)
-        # Bin 0 holds the zeros alone: a layer that is mostly silent still needs a λ above 0.
-        norms[name] = maxima[name] * max(int(np.argmax(enough)), 1) / _BINS
-    return norms
+    layer = largest.max()
+    norm = np.where(largest > 0, largest, layer) if per_channel else layer
+    norm = np.minimum(norm, np.asarray(neurons.threshold))
+    return norm if norm.ndim else float(norm)

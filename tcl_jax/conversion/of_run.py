@@ -12,10 +12,11 @@ from jaxtyping import Array
 from tcl_jax import data, provenance
 from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.conversion.artifact import Artifact
+from tcl_jax.conversion.calibrate import calibrate
 from tcl_jax.conversion.fold import fold
 from tcl_jax.conversion.graph import SpikingGraph, evaluate
 from tcl_jax.conversion.normalise import normalise
-from tcl_jax.conversion.norms import calibrate, method, with_norms
+from tcl_jax.conversion.norms import method, with_norms
 from tcl_jax.conversion.trace import trace
 from tcl_jax.errors import InputError
 from tcl_jax.run import Run
@@ -38,7 +39,7 @@ def convert_run(
 
     Args:
         run: the opened run.
-        norm: ``tcl``, ``max`` or ``percentile:P``.
+        norm: as `tcl_jax.conversion.method` reads it.
         snn: the artifact's name.
         calibration_images: training images that norm-factors are read from.
         verification_images: test images on which the folded network must give the logits of the

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -15,8 +16,7 @@ def print_conversion(about: Mapping[str, Any]) -> None:
     table.add_column("neurons")
     table.add_column("λ", justify="right")
     for name, lam in about["lambda"].items():
-        value = f"{lam:.4f}" if isinstance(lam, float) else f"{min(lam):.4f}–{max(lam):.4f}"
-        table.add_row(name, value)
+        table.add_row(name, _norm(lam))
     _console.print(table)
     v = about["verification"]
     _console.print(
@@ -27,6 +27,19 @@ def print_conversion(about: Mapping[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _norm(lam: float | list[Any]) -> str:
+    """One λ as it is; of one a channel the range, the median and the number."""
+    if isinstance(lam, float):
+        return _digits(lam)
+    low, median, high = (_digits(f(lam)) for f in (np.min, np.median, np.max))
+    return f"{low}–{high}, median {median} of {np.size(lam)}"
+
+
+def _digits(value: float) -> str:
+    # Bounds from weights alone grow beyond what can be read in full.
+    return f"{value:.4f}" if value < 1e5 else f"{value:.3e}"
 
 
 def print_curve(

@@ -1,0 +1,108 @@
+"""Norm-factors of a network by any method: the one place that knows them all."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.activations import largest_activations, max_norm, percentile_norm
+from tcl_jax.conversion.model_based import model_based
+from tcl_jax.conversion.norms import Method, Norms
+from tcl_jax.conversion.spike_norm import spike_norm
+from tcl_jax.errors import InputError
+
+
+def calibrate(
+    graph: g.SpikingGraph,
+    how: Method,
+    batches: Callable[[], Iterable[Float[Array, "b ..."]]],
+    *,
+    timesteps: int = 100,
+    spiking_images: int = 200,
+) -> Norms:
+    """Norm-factors of every layer or channel by one method, and of the output by its largest logit.
+
+    | method | λ | source |
+    |---|---|---|
+    | ``tcl`` | trained | Ho & Chang 2021 |
+    | ``max`` | largest activation | Diehl et al. 2015; `activations.max_norm` |
+    | ``percentile`` | percentile of activations | Rueckauer et al. 2017; `percentile_norm` there |
+    | ``spike_norm`` | largest current from spikes | Sengupta et al. 2019; `spike_norm.spike_norm` |
+    | ``model_based`` | largest possible activation | Diehl et al. 2015; `model_based.model_based` |
+
+    Whatever the method, the output has one λ, its largest logit (classes could not be told apart by
+    counting spikes that differ in amplitude), and a trained clip stays: λ is at most that.
+
+    Channels are the last axis of the neurons' own value: features of ``[features]`` and c of
+    ``[h, w, c]``.  (In a channels-first network that is not the channel, and `normalise` may have
+    to refuse.)  A channel that is never active on the calibration images takes its layer's λ.
+
+    Memory does not grow with the number of images.  Maxima are exact; a percentile is at most 2⁻¹⁴
+    (of a layer), or 2⁻¹⁰ (of a channel), of the largest activation too large, and never 0.
+
+    Args:
+        graph: folded, with thresholds as traced.
+        how: the method.
+        batches: makes a fresh iterator over batches of calibration images, at each call the same.
+        timesteps: for ``spike_norm``, number of steps T.
+        spiking_images: for ``spike_norm``, of how many images, from the first, it simulates.
+
+    Returns:
+        λ by name of neurons, and of the output: a number each, or an array ``[c]`` a hidden layer
+        where the method gives one a channel.  With ``tcl`` of the output alone.
+
+    Raises:
+        InputError: ``tcl`` for a network with an unclipped ReLU; a layer that is never active, or
+            not finite; no images; and what the method itself cannot do.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax.conversion import calibrate, method, trace
+    >>> graph = trace(lambda x: jax.nn.relu(x) @ jnp.ones((2, 1)), jnp.zeros((1, 2)))
+    >>> images = jnp.array([[1.0, 3.0], [2.0, -5.0]])
+    >>> sorted(calibrate(graph, method("max"), lambda: [images]).values())
+    [3.0, 4.0]
+    >>> calibrate(graph, method("max/channel"), lambda: [images])[graph.neurons[0].name].tolist()
+    [2.0, 3.0]
+    """
+    bare = [n.name for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
+    if how.name == "tcl" and bare:
+        raise InputError(
+            f"the ReLU at {bare[0]!r} has no trained λ (nor have {len(bare) - 1} others): convert "
+            "this network with --norm max or --norm percentile:99.9, or train it with TCL"
+        )
+    largest = largest_activations(graph, batches())
+    wild = [name for name, tops in largest.items() if not np.isfinite(tops).all()]
+    if wild:
+        raise InputError(
+            f"layer {wild[0]!r} is not finite on the calibration images: training diverged, or the "
+            "images are not finite"
+        )
+    dead = [name for name, tops in largest.items() if tops.max() <= 0]
+    if dead:
+        raise InputError(
+            f"layer {dead[0]!r} is 0 on every calibration image, so that it has no norm-factor: "
+            "the network did not learn; train it again, or calibrate on more images"
+        )
+    norms: Norms
+    match how.name:
+        case "tcl":
+            norms = {}
+        case "max":
+            norms = max_norm(graph, largest, how.per_channel)
+        case "percentile":
+            norms = percentile_norm(graph, batches, largest, how.percent, how.per_channel)
+        case "spike_norm":
+            norms = spike_norm(
+                graph,
+                batches(),
+                scaling=how.scaling,
+                per_channel=how.per_channel,
+                timesteps=timesteps,
+                images=spiking_images,
+            )
+        case "model_based":
+            norms = model_based(graph, batches(), how.per_channel)
+        case _:
+            raise TypeError(f"{how.name} has no function")
+    return norms | {graph.output.name: float(largest[graph.output.name].max())}

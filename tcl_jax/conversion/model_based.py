@@ -1,0 +1,94 @@
+"""Norm-factors from weights alone: bounds that no activation can exceed."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.norms import Norms, by_channel, of_neurons
+from tcl_jax.errors import InputError
+
+_Bounds = tuple[Float[Array, "1 ..."], Float[Array, "1 ..."]]
+
+
+def model_based(
+    graph: g.SpikingGraph, batches: Iterable[Float[Array, "b ..."]], per_channel: bool
+) -> Norms:
+    r"""λ of a population is the largest activation possible (Diehl et al. 2015, Algorithm 1).
+
+    .. math:: \lambda^l = \max_i \Big( \sum_j \max(W^l_{ij}, 0) \, u_j
+              + \sum_j \min(W^l_{ij}, 0) \, l_j + b^l_i \Big)
+
+    over neurons i of the layer or channel, where inputs lie between l and u.  Those that are
+    neurons lie between 0 and the λ just found.  Images, which the paper has between 0 and 1, lie
+    between the smallest and the largest value of their channel (the last axis) on the calibration
+    images.  What stands between two populations, pools and additions too, passes both bounds on.
+
+    No image within those bounds exceeds λ, so that nothing is clipped; but all inputs at their
+    worst is what no image does, layer upon layer: the bound is some times too large at each, very
+    loose for deep networks, whose later layers then hardly fire.
+
+    Args:
+        graph: folded, with thresholds as traced; where a clip follows a ReLU, λ is at most that.
+        batches: calibration images, of which the range alone is read.
+        per_channel: one λ a channel.  A channel that can never be active takes its layer's.
+
+    Raises:
+        InputError: a bound is beyond the range of float32.
+    """
+    low, high = _range(batches)
+    shape = (1, *graph.input.shape)
+    bounds: dict[str, _Bounds] = {
+        graph.input.name: (jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape))
+    }
+    norms: Norms = {}
+    for node in graph.nodes:
+        if isinstance(node, g.Neuron):
+            _, upper = bounds[node.inputs[0]]
+            largest = np.asarray(by_channel(upper).max(0))
+            if not np.isfinite(largest).all():
+                raise InputError(
+                    f"the bound on the activations of layer {node.name!r} is beyond float32: the "
+                    "network is too deep for --norm model_based, so use max or percentile:99.9"
+                )
+            norm = norms[node.name] = of_neurons(node, largest, per_channel)
+            amplitude = jnp.broadcast_to(jnp.asarray(norm, jnp.float32), upper.shape)
+            bounds[node.name] = (jnp.zeros_like(upper), amplitude)
+        elif not isinstance(node, g.Input):
+            bounds[node.name] = interval(node, *(bounds[i] for i in node.inputs))
+    return norms
+
+
+def interval(node: g.Node, *inputs: _Bounds) -> _Bounds:
+    """Bounds of a node's value, given those of its inputs; the node is affine."""
+    positive: g.Node
+    negative: g.Node
+    match node:
+        case g.Conv() | g.Dense():
+            positive = replace(node, kernel=jnp.maximum(node.kernel, 0))
+            negative = replace(node, kernel=jnp.minimum(node.kernel, 0), bias=None)
+        case g.Scale():
+            zero = jnp.zeros_like(node.shift)
+            positive = replace(node, scale=jnp.maximum(node.scale, 0))
+            negative = replace(node, scale=jnp.minimum(node.scale, 0), shift=zero)
+        case g.Pool() | g.Sum():
+            positive = replace(node, factor=jnp.maximum(node.factor, 0))
+            negative = replace(node, factor=jnp.minimum(node.factor, 0))
+        case _:
+            # No weights, or none below 0: lower bounds make the lower bound, and upper the upper.
+            lows, highs = zip(*inputs, strict=True)
+            return g.affine(node, *lows), g.affine(node, *highs)
+    ((low, high),) = inputs
+    return (
+        g.affine(positive, low) + g.affine(negative, high),
+        g.affine(positive, high) + g.affine(negative, low),
+    )
+
+
+def _range(batches: Iterable[Array]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    ends = [(np.asarray(by_channel(x).min(0)), np.asarray(by_channel(x).max(0))) for x in batches]
+    lows, highs = zip(*ends, strict=True)
+    return np.min(lows, 0), np.max(highs, 0)
