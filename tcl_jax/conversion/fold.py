@@ -40,18 +40,27 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
     renamed: dict[str, str] = {}
     for node in graph.nodes:
         node = replace(node, inputs=tuple(renamed.get(i, i) for i in node.inputs))
-        before = folded.get(node.inputs[0]) if node.inputs else None
         merged = None
-        # What others read too must keep its value.
-        if isinstance(node, g.Scale) and before is not None and readers[before.name] == 1:
-            merged = _merge(before, node, graph.dtype)
-        if merged is None or before is None:
+        if isinstance(node, g.Scale):
+            host = _host(node, folded, readers)
+            merged = host and _merge(host, node, graph.dtype)
+        if merged is None:
             folded[node.name] = node
         else:
-            folded[before.name] = merged
-            renamed[node.name] = before.name
-            readers[before.name] = readers[node.name]
+            folded[merged.name] = merged
+            renamed[node.name] = node.inputs[0]
+            readers[node.inputs[0]] = readers[node.name]
     return g.SpikingGraph(tuple(folded.values()))
+
+
+def _host(scale: g.Scale, nodes: dict[str, g.Node], readers: Counter[str]) -> g.Node | None:
+    """The node that a scale may go into, past changes of layout if it is the same everywhere."""
+    host = nodes[scale.inputs[0]]
+    uniform = scale.scale.size == 1 and not np.any(scale.shift)
+    # What others read too must keep its value.
+    while readers[host.name] == 1 and uniform and isinstance(host, g.Reshape | g.Transpose):
+        host = nodes[host.inputs[0]]
+    return host if readers[host.name] == 1 else None
 
 
 def _merge(before: g.Node, after: g.Scale, dtype: Any) -> g.Node | None:
