@@ -49,7 +49,7 @@ EXPERIMENTS = {
     "fashion_mnist": (
         Experiment("fashion_mnist-cnet", 20, timesteps=100, baseline_timesteps=50, images=10_000),
         Experiment(
-            "fashion_mnist-resnet20", 3, timesteps=150, baseline_timesteps=50, images=10_000
+            "fashion_mnist-resnet20", 15, timesteps=150, baseline_timesteps=50, images=10_000
         ),
     ),
     "digits": (Experiment("digits-cnet", 40, timesteps=100, baseline_timesteps=100, images=359),),
