@@ -10,8 +10,9 @@ import tyro
 
 from tcl_jax.cli import check_options
 from tcl_jax.conversion.of_run import convert_run
-from tcl_jax.errors import reported_at_exit
-from tcl_jax.report.tables import print_conversion
+from tcl_jax.errors import InputError, reported_at_exit
+from tcl_jax.report.of_run import report_run
+from tcl_jax.report.tables import print_conversion, print_layers
 from tcl_jax.run import open_run
 
 
@@ -32,6 +33,10 @@ class Options:
     """Training images from which norm-factors are read (the output's in any case)."""
     verification_images: int = 1000
     """Test images on which folded and normalised networks must give the trained one's logits."""
+    report_images: int = 100
+    """Test images on which every layer's activations and spike rates are compared; 0 for none."""
+    report_timesteps: tuple[int, ...] = (10, 30, 100)
+    """Latencies T at which they are."""
     batch_size: int = 100
     """Images at a time."""
     data_dir: Path | None = None
@@ -42,6 +47,8 @@ class Options:
 
 def main() -> int:
     o = check_options(Options, None, prog="convert.py")
+    if o.report_images < 0 or min(o.report_timesteps, default=0) < 1:
+        raise InputError("--report-images must not be negative, and --report-timesteps above 0")
     run = open_run(o.run, checkpoint=o.checkpoint, data_dir=o.data_dir, raw_dir=o.raw_dir)
     artifact = convert_run(
         run,
@@ -52,6 +59,15 @@ def main() -> int:
         batch_size=o.batch_size,
     )
     print_conversion(artifact.about)
+    if o.report_images:
+        layers = report_run(
+            run,
+            snn=o.snn,
+            images=o.report_images,
+            timesteps=o.report_timesteps,
+            batch_size=o.batch_size,
+        )
+        print_layers(layers, max(o.report_timesteps))
     named = "" if o.snn == Options.snn else f" --snn {o.snn}"
     print(f"wrote {o.run / o.snn}; next: python simulate.py {o.run}{named} --timesteps 100")
     return 0

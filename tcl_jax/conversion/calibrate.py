@@ -34,9 +34,9 @@ def calibrate(
     Whatever the method, the output has one λ, its largest logit (classes could not be told apart by
     counting spikes that differ in amplitude), and a trained clip stays: λ is at most that.
 
-    Channels are the last axis of the neurons' own value: features of ``[features]`` and c of
-    ``[h, w, c]``.  (In a channels-first network that is not the channel, and `normalise` may have
-    to refuse.)  A channel that is never active on the calibration images takes its layer's λ.
+    Channels are the last axis of the neurons' value in the graph: features of ``[features]``, and
+    those of a convolution whatever the network's own layout.  A channel that is never active on the
+    calibration images takes its layer's λ.
 
     Memory does not grow with the number of images.  Maxima are exact; a percentile is at most 2⁻¹⁴
     (of a layer), or 2⁻¹⁰ (of a channel), of the largest activation too large, and never 0.

@@ -7,6 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tcl_jax.report.layers import PARTS, Layer
+
 _console = Console()
 
 
@@ -40,6 +42,26 @@ def _norm(lam: float | list[Any]) -> str:
 def _digits(value: float) -> str:
     # Bounds from weights alone grow beyond what can be read in full.
     return f"{value:.4f}" if value < 1e5 else f"{value:.3e}"
+
+
+def print_layers(layers: Sequence[Layer], timesteps: int) -> None:
+    """What spiking does to every layer at one latency T."""
+    table = Table(title=f"ANN against SNN at T = {timesteps}, errors in % of λ")
+    table.add_column("neurons")
+    for heading in ("rate", "dead", "saturated", "error", *PARTS):
+        table.add_column(heading, justify="right")
+    for layer in layers:
+        at = layer.at[timesteps]
+        parts = (f"{100 * getattr(at, part):.2f}" for part in PARTS)
+        table.add_row(
+            layer.name,
+            f"{at.rate:.3f}",
+            f"{layer.dead:.1%}",
+            f"{at.saturated:.1%}",
+            f"{100 * at.error:.2f}",
+            *parts,
+        )
+    _console.print(table)
 
 
 def print_curve(

@@ -1,0 +1,97 @@
+"""Plots of a conversion, layer by layer: activations, rates and errors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from tcl_jax.report.layers import PARTS, Layer
+
+_COLUMNS = 5
+
+
+def plot_activations(layers: Sequence[Layer], path: Path, *, title: str) -> None:
+    """Histograms of the ANN's activations in logarithmic scale, λ marked (the paper's Fig. 1A)."""
+    figure, panels = _grid(len(layers))
+    for axes, layer in zip(panels, layers, strict=False):
+        edges = np.asarray(layer.edges)
+        axes.stairs(layer.histogram, edges, fill=True, color="tab:blue")
+        axes.axvline(1.0, color="tab:red", linewidth=1)
+        axes.set_yscale("log")
+        axes.set_xlim(0, max(1.05, edges[-1] * 1.02))
+        axes.set_title(_short(layer.name), fontsize=7)
+    figure.supxlabel("activation, in units of λ (red)", fontsize=9)
+    figure.supylabel("number", fontsize=9)
+    _save(figure, path, title)
+
+
+def plot_rates(layers: Sequence[Layer], timesteps: int, path: Path, *, title: str) -> None:
+    """Rates of spiking neurons against activations of the ANN at one latency T."""
+    figure, panels = _grid(len(layers))
+    for axes, layer in zip(panels, layers, strict=False):
+        activation = np.asarray(layer.points["activation"])
+        axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
+        axes.scatter(activation, layer.points[str(timesteps)], s=2, alpha=0.4, linewidths=0)
+        axes.set_xlim(-0.03, max(1.03, float(activation.max(initial=0)) * 1.02))
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_title(_short(layer.name), fontsize=7)
+    figure.supxlabel("activation of the ANN, in units of λ", fontsize=9)
+    figure.supylabel(f"rate of the SNN over {timesteps} steps", fontsize=9)
+    _save(figure, path, title)
+
+
+def plot_errors(layers: Sequence[Layer], path: Path, *, title: str) -> None:
+    """Mean absolute error by layer and latency, and its parts (which may cancel each other)."""
+    times = sorted(layers[0].at)
+    figure, panels = plt.subplots(
+        1, len(times), figsize=(3.6 * len(times), 3.6), sharey=True, layout="constrained"
+    )
+    number = np.arange(1, len(layers) + 1)
+    for axes, t in zip(np.atleast_1d(panels), times, strict=True):
+        bottom = np.zeros(len(layers))
+        for part in PARTS:
+            height = np.asarray([getattr(layer.at[t], part) for layer in layers])
+            axes.bar(number, height, bottom=bottom, label=part)
+            bottom += height
+        error = [layer.at[t].error for layer in layers]
+        axes.plot(number, error, "k.-", linewidth=0.8, label="error")
+        axes.set(xlabel="layer", title=f"T = {t}")
+        axes.grid(alpha=0.3, axis="y")
+    first = np.atleast_1d(panels)[0]
+    first.set_ylabel("mean absolute error, in units of λ")
+    first.legend(fontsize="x-small")
+    _save(figure, path, title)
+
+
+def _grid(count: int) -> tuple[plt.Figure, np.ndarray]:
+    columns = min(count, _COLUMNS)
+    rows = -(-count // columns)
+    figure, panels = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.1 * columns + 0.5, 1.7 * rows + 0.6),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axes in panels.ravel()[count:]:
+        axes.set_axis_off()
+    for axes in panels.ravel():
+        axes.tick_params(labelsize=6)
+    return figure, panels.ravel()
+
+
+def _short(name: str) -> str:
+    """Without what all names end in, and not wider than a panel."""
+    name = name.removesuffix("/neuron").removesuffix("/tcl")
+    return name if len(name) <= 26 else "…" + name[-25:]
+
+
+def _save(figure: plt.Figure, path: Path, title: str) -> None:
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,233 @@
+"""Where a conversion loses accuracy: every layer's activations against its neurons' rates."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from tcl_jax.conversion import graph as g
+from tcl_jax.errors import InputError
+from tcl_jax.simulation.simulator import check_timesteps, drive, init_state, step
+
+_BINS = 100
+_POINTS = 2000
+PARTS = ("clipping", "quantisation", "inherited", "unevenness")
+
+
+@dataclass(frozen=True)
+class AtLatency:
+    """One layer at one latency T.  Errors are means of absolute values, in units of λ.
+
+    Attributes:
+        rate: spikes a step and neuron.
+        saturated: part of neurons and images whose membrane potential ends at θ or above: more
+            arrived than one spike a step can carry.
+        error: between activation a and rate.
+        clipping: a − min(a, λ), which the ANN had and no rate can show.
+        quantisation: what is lost as a rate is a multiple of λ/T.
+        inherited: what the layers before did to the mean current.
+        unevenness: what the order of arriving spikes does: spikes fired too early, or not yet.
+    """
+
+    rate: float
+    saturated: float
+    error: float
+    clipping: float
+    quantisation: float
+    inherited: float
+    unevenness: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's report.
+
+    Attributes:
+        name: of its neurons.
+        neurons: their number.
+        dead: part of them that fired on no image up to the longest T.
+        at: by T.
+        edges: of the histogram's bins, in units of λ.
+        histogram: number of activations of the ANN by bin; the last takes what is beyond.
+        points: activations and, by T, rates of some neurons, for a scatter plot.
+    """
+
+    name: str
+    neurons: int
+    dead: float
+    at: dict[int, AtLatency]
+    edges: list[float]
+    histogram: list[int]
+    points: dict[str, list[float]]
+
+
+def layer_report(
+    graph: g.SpikingGraph,
+    reference: g.SpikingGraph,
+    batches: Iterable[tuple[Float[Array, "b ..."], Bool[Array, " b"]]],
+    timesteps: Sequence[int],
+    *,
+    v0: float = 0.0,
+) -> list[Layer]:
+    r"""Compare the activations of a network with the rates of its spiking neurons, layer by layer.
+
+    In units of λ, with activation a of the ANN, n spikes of a neuron in T steps and its mean
+    current z̄, from its membrane by n + V(T) − V(0) = T z̄, the error is split exactly,
+
+    .. math::
+        a - \frac{n}{T} = \underbrace{a - \bar a}_\text{clipping}
+        + \underbrace{\bar a - q(\bar a)}_\text{quantisation}
+        + \underbrace{q(\bar a) - q(\bar z)}_\text{inherited}
+        + \underbrace{q(\bar z) - \tfrac{n}{T}}_\text{unevenness}
+
+    where ā = min(a, 1) and q(z) = clip(⌊T z + V(0)⌋, 0, T) / T is the rate of a neuron under a
+    constant current.  Clipping, quantisation and unevenness are those of Bu et al. 2022 (QCFS),
+    who look at one layer with exact inputs; *inherited* is what a layer gets from those before.
+
+    Args:
+        graph: normalised, all thresholds 1.
+        reference: the same graph with the thresholds of the ANN's own clips, in units of λ: 1 for a
+            network with TCL, ∞ for plain ReLUs.
+        batches: images, and which of them count.
+        timesteps: latencies T to report at.
+        v0: membrane potential at the start, as a fraction of the threshold.
+
+    Returns:
+        Reports of all layers of neurons, in order; the output's is not among them.
+
+    Raises:
+        InputError: a latency is not above 0, or there are no images.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert
+    >>> from tcl_jax.report.layers import layer_report
+    >>> def network(w, x):
+    ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
+    >>> graph = convert(network, jnp.eye(1), [jnp.ones((1, 1))])
+    >>> images, mask = jnp.array([[0.7]]), jnp.array([True])
+    >>> (layer,) = layer_report(graph, graph, [(images, mask)], timesteps=[4])
+    >>> layer.at[4].rate  # 0.35 × 4 = 1.4 spikes' worth
+    0.25
+    >>> round(layer.at[4].quantisation, 6)
+    0.1
+    """
+    times = sorted(set(timesteps))
+    for t in times:
+        check_timesteps(t)
+    names = [n.name for n in graph.neurons]
+    shapes = g.shapes(graph)
+    fired = {n: np.zeros(shapes[n], bool) for n in names}
+    histogram = {n: np.zeros(_BINS, np.int64) for n in names}
+    sums: Any = None
+    tops: dict[str, float] = {}
+    points: dict[str, dict[str, list[float]]] = {}
+    seen = 0
+    for x, mask in batches:
+        activations, rates, totals, spiked = _of_batch(
+            graph, reference, x, mask, times=tuple(times), v0=v0
+        )
+        kept = np.asarray(mask)
+        for name in names:
+            a = np.asarray(activations[name])[kept]
+            top = tops.setdefault(name, max(1.0, float(a.max(initial=0.0))))
+            histogram[name] += np.histogram(np.minimum(a, top), _BINS, (0.0, top))[0]
+            fired[name] |= np.asarray(spiked[name])
+            if name not in points:
+                every = max(1, a.size // _POINTS)
+                points[name] = {"activation": a.ravel()[::every].tolist()} | {
+                    str(t): np.asarray(rates[t][name])[kept].ravel()[::every].tolist()
+                    for t in times
+                }
+        sums = jax.tree.map(lambda s, t: s + float(t), sums, totals) if sums else totals
+        seen += int(kept.sum())
+    if not seen:
+        raise InputError("there are no images to report on: give at least one")
+    return [
+        Layer(
+            name=name,
+            neurons=int(np.prod(shapes[name])),
+            dead=float(1 - fired[name].mean()),
+            at={
+                t: AtLatency(**{k: float(v) / seen for k, v in sums[t][name].items()})
+                for t in times
+            },
+            edges=np.linspace(0, tops[name], _BINS + 1).tolist(),
+            histogram=histogram[name].tolist(),
+            points=points[name],
+        )
+        for name in names
+    ]
+
+
+@partial(jax.jit, static_argnames=("times", "v0"))
+def _of_batch(
+    graph: g.SpikingGraph,
+    reference: g.SpikingGraph,
+    x: Float[Array, "b ..."],
+    mask: Bool[Array, " b"],
+    *,
+    times: tuple[int, ...],
+    v0: float,
+) -> tuple[dict[str, Array], dict[int, Any], dict[int, Any], dict[str, Array]]:
+    """Activations, rates by T, sums over images of what `AtLatency` holds, and who ever fired."""
+    activations: dict[str, Array] = {}
+    g.evaluate(reference, x, activations.__setitem__)
+    driven = drive(graph, x)
+
+    def body(carry: Any, _: None) -> tuple[Any, None]:
+        state, counts = carry
+        state, spikes = step(graph, state, driven)
+        return (state, {n: c + spikes[n] for n, c in counts.items()}), None
+
+    names = [n.name for n in graph.neurons]
+    state = init_state(graph, x.shape[0], v0)
+    start = {n: state.membrane[n] for n in names}
+    carry = (state, {n: jnp.zeros_like(start[n]) for n in names})
+    rates: dict[int, Any] = {}
+    totals: dict[int, Any] = {}
+    before = 0
+    for t in times:
+        carry, _ = jax.lax.scan(body, carry, length=t - before)
+        before = t
+        (state, counts) = carry
+        rates[t], totals[t] = {}, {}
+        for n in names:
+            left = state.membrane[n]
+            found = _split(activations[n], counts[n], left - start[n], t, v0)
+            found |= {"rate": counts[n] / t, "saturated": (left >= 1).astype(left.dtype)}
+            weight = mask.reshape(-1, *(1,) * (left.ndim - 1))
+            size = left[0].size
+            totals[t][n] = {k: jnp.sum(v * weight) / size for k, v in found.items()}
+            rates[t][n] = counts[n] / t
+    spiked = {
+        n: jnp.any((counts[n] > 0) & mask.reshape(-1, *(1,) * (counts[n].ndim - 1)), 0)
+        for n in names
+    }
+    return activations, rates, totals, spiked
+
+
+def _split(a: Array, spikes: Array, gained: Array, t: int, v0: float) -> dict[str, Array]:
+    """Absolute error and its four parts."""
+
+    def quantised(charge: Array) -> Array:
+        return jnp.clip(jnp.floor(charge + v0), 0, t) / t
+
+    clipped = jnp.minimum(a, 1.0)
+    ideal, given = quantised(clipped * t), quantised(spikes + gained)
+    parts = (a - clipped, clipped - ideal, ideal - given, given - spikes / t)
+    found = {"error": a - spikes / t, **dict(zip(PARTS, parts, strict=True))}
+    return {name: jnp.abs(part) for name, part in found.items()}
+
+
+def as_json(layers: Sequence[Layer], norms: dict[str, Any], **about: Any) -> dict[str, Any]:
+    """What `report.json` holds: all but the scatter plot's points, with every layer's λ."""
+    kept = [
+        {"lambda": norms[layer.name]} | {k: v for k, v in asdict(layer).items() if k != "points"}
+        for layer in layers
+    ]
+    return {**about, "errors": "means of absolute values, in units of λ", "layers": kept}
