@@ -23,6 +23,8 @@ def _max(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
         return t.refuse(
             eqn, "max of the signal with something other than 0 is no ReLU", "use tcl_jax.TCL"
         )
+    if isinstance(t.nodes[x.node], g.Neuron):
+        return x  # never negative
     infinite = t.array(np.inf)
     return t.add(eqn, "relu", lambda name: g.Neuron(name, (x.node,), infinite), x.axes)
 

@@ -212,16 +212,16 @@ def _of_batch(
 
 
 def _split(a: Array, spikes: Array, gained: Array, t: int, v0: float) -> dict[str, Array]:
-    """Absolute error and its four parts."""
+    """Absolute error and its four parts; reckoned in spikes, of which equal numbers cancel."""
 
     def quantised(charge: Array) -> Array:
-        return jnp.clip(jnp.floor(charge + v0), 0, t) / t
+        return jnp.clip(jnp.floor(charge + v0), 0, t)
 
-    clipped = jnp.minimum(a, 1.0)
-    ideal, given = quantised(clipped * t), quantised(spikes + gained)
-    parts = (a - clipped, clipped - ideal, ideal - given, given - spikes / t)
-    found = {"error": a - spikes / t, **dict(zip(PARTS, parts, strict=True))}
-    return {name: jnp.abs(part) for name, part in found.items()}
+    bounded = jnp.minimum(a, 1.0)
+    ideal, given = quantised(bounded * t), quantised(spikes + gained)
+    parts = ((a - bounded) * t, bounded * t - ideal, ideal - given, given - spikes)
+    found = {"error": a * t - spikes, **dict(zip(PARTS, parts, strict=True))}
+    return {name: jnp.abs(part) / t for name, part in found.items()}
 
 
 def as_json(layers: Sequence[Layer], norms: dict[str, Any], **about: Any) -> dict[str, Any]:

@@ -1,0 +1,250 @@
+"""Networks drawn at random, whole: what they compute and every spike, against NumPy in float64.
+
+The NumPy side evaluates the drawn description as Eqs. 1-4 and 6 are written: batch norm as it
+stands, thresholds λ, spikes of size λ.  Folding and normalising exist on the other side alone, so
+that equal spikes show both to be exact.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcl_jax import clip
+from tcl_jax.conversion import SpikingGraph, evaluate, fold, normalise, trace, with_norms
+from tcl_jax.simulation import spike_trains
+
+SIDE, CHANNELS, TIMESTEPS, LAM_OUT = 5, 2, 12, 1.3
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation on earlier values, which are numbered; 0 is the image."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    settings: tuple[int, ...]
+    seed: int
+
+    def weights(self, shapes: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(self.seed)
+        channels = shapes[self.inputs[0]][-1]
+        match self.kind:
+            case "conv":
+                side, _, groups, wide = self.settings
+                out = channels * wide
+                shape = (side, side, channels // groups, out)
+                scale = (2 / (side * side * channels // groups)) ** 0.5
+                return {"w": rng.normal(0, scale, shape), "b": rng.normal(0.1, 0.1, out)}
+            case "norm":
+                return {
+                    "scale": rng.uniform(0.5, 1.5, channels),
+                    "shift": rng.normal(0.1, 0.3, channels),
+                }
+            case "neuron":
+                by_channel = self.settings[0]
+                return {"lam": rng.uniform(0.4, 1.6, channels if by_channel else ())}
+            case "dense":
+                n = channels if self.settings[0] else int(np.prod(shapes[self.inputs[0]]))
+                return {"w": rng.normal(0, n**-0.5, (n, 3)), "b": rng.normal(0, 0.1, 3)}
+        return {}
+
+    def shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+        height, width, channels = shapes[self.inputs[0]]
+        match self.kind:
+            case "conv":
+                _, stride, _, wide = self.settings
+                return (-(-height // stride), -(-width // stride), channels * wide)
+            case "pool":
+                return (height // 2, width // 2, channels)
+            case "concat":
+                return (height, width, sum(shapes[i][-1] for i in self.inputs))
+        return (height, width, channels)
+
+
+@st.composite
+def networks(draw: Any) -> list[Op]:
+    shapes = [(SIDE, SIDE, CHANNELS)]
+    ops = []
+    for _ in range(draw(st.integers(1, 8))):
+        # Deep rather than broad: mostly the last value.
+        source = draw(st.sampled_from([len(shapes) - 1] * 3 + list(range(len(shapes)))))
+        height, width, channels = shapes[source]
+        kinds = ["conv", "conv", "norm"]
+        if not (source and ops[source - 1].kind == "neuron"):  # where two are one
+            kinds += ["neuron", "neuron"]
+        if min(height, width) > 1:
+            kinds.append("pool")
+        same = [i for i, s in enumerate(shapes) if s == shapes[source]]
+        beside = [i for i, s in enumerate(shapes) if s[:2] == (height, width)]
+        kinds += ["add"] * (len(same) > 1) + ["concat"] * (channels <= 8)
+        kind = draw(st.sampled_from(kinds))
+        inputs, settings = (source,), ()
+        match kind:
+            case "conv":
+                groups = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+                side, stride = draw(st.sampled_from([(1, 1), (3, 1), (3, 2)]))
+                settings = (side, stride, groups, 2 if channels <= 4 and draw(st.booleans()) else 1)
+            case "neuron":
+                settings = (int(draw(st.booleans())),)
+            case "add":
+                inputs = (source, draw(st.sampled_from(same)))
+            case "concat":
+                inputs = (source, draw(st.sampled_from(beside)))
+        ops.append(Op(kind, inputs, settings, draw(st.integers(0, 2**16))))
+        shapes.append(ops[-1].shape(shapes))
+    return ops
+
+
+def _shapes(ops: list[Op]) -> list[tuple[int, ...]]:
+    shapes = [(SIDE, SIDE, CHANNELS)]
+    for op in ops:
+        shapes.append(op.shape(shapes))
+    return shapes
+
+
+def _read_out(ops: list[Op]) -> Op:
+    return Op("dense", (len(ops),), (0,), 7)
+
+
+# --- As a JAX function ----------------------------------------------------------------------------
+
+
+def _as_function(ops: list[Op]) -> Any:
+    shapes = _shapes(ops)
+
+    def network(x: jax.Array) -> jax.Array:
+        values = [x]
+        for number, op in enumerate(ops, start=1):
+            ins = [values[i] for i in op.inputs]
+            w = {k: jnp.asarray(v) for k, v in op.weights(shapes).items()}
+            # Scopes name neurons, so that they can be found again.
+            with jax.named_scope(f"op{number}"):
+                values.append(_apply(op, ins, w))
+        w = {k: jnp.asarray(v) for k, v in _read_out(ops).weights(shapes).items()}
+        return values[-1].reshape(x.shape[0], -1) @ w["w"] + w["b"]
+
+    return network
+
+
+def _apply(op: Op, ins: list[jax.Array], w: dict[str, jax.Array]) -> jax.Array:
+    x = ins[0]
+    match op.kind:
+        case "conv":
+            side, stride, groups, _ = op.settings
+            x = jax.lax.conv_general_dilated(
+                x,
+                w["w"],
+                (stride, stride),
+                [(side // 2, side // 2)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=groups,
+            )
+            return x + w["b"]
+        case "norm":
+            return x * w["scale"] + w["shift"]
+        case "neuron":
+            return clip(jax.nn.relu(x), w["lam"])
+        case "pool":
+            window = (1, 2, 2, 1)
+            return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / 4
+        case "add":
+            return ins[0] + ins[1]
+        case "concat":
+            return jnp.concatenate(ins, -1)
+    raise ValueError(op.kind)
+
+
+# --- In NumPy -------------------------------------------------------------------------------------
+
+
+class _Reference:
+    """The described network on one image: analog, or one spiking step after the other."""
+
+    def __init__(self, ops: list[Op]) -> None:
+        self.ops, self.shapes = ops, _shapes(ops)
+        self.potential: dict[int, np.ndarray] = {}
+
+    def run(self, image: np.ndarray, spiking: bool) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        values, spikes = [image], {}
+        for number, op in enumerate(self.ops, start=1):
+            x, w = values[op.inputs[0]], op.weights(self.shapes)
+            match op.kind:
+                case "conv":
+                    values.append(_convolve(x, w["w"], *op.settings[1:3]) + w["b"])
+                case "norm":
+                    values.append(x * w["scale"] + w["shift"])
+                case "neuron" if not spiking:
+                    values.append(np.clip(x, 0, w["lam"]))
+                case "neuron":
+                    v = self.potential.get(number, 0.0) + x  # Eq. 3
+                    fires = v >= w["lam"]  # Eq. 2
+                    self.potential[number] = v - fires * w["lam"]
+                    spikes[number] = fires
+                    values.append(fires * w["lam"])
+                case "pool":
+                    h, width = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
+                    parts = [x[i:h:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+                    values.append(sum(parts) / 4)
+                case "add":
+                    values.append(x + values[op.inputs[1]])
+                case "concat":
+                    values.append(np.concatenate([x, values[op.inputs[1]]], -1))
+        w = _read_out(self.ops).weights(self.shapes)
+        return values[-1].ravel() @ w["w"] + w["b"], spikes
+
+
+def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int, groups: int) -> np.ndarray:
+    side, _, per_group, out = kernel.shape
+    edge = side // 2
+    padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
+    rows, columns = -(-x.shape[0] // stride), -(-x.shape[1] // stride)
+    result = np.zeros((rows, columns, out))
+    for r in range(rows):
+        for c in range(columns):
+            window = padded[r * stride : r * stride + side, c * stride : c * stride + side]
+            for feature in range(out):
+                group = feature // (out // groups)
+                part = window[..., group * per_group : (group + 1) * per_group]
+                result[r, c, feature] = np.sum(part * kernel[..., feature])
+    return result
+
+
+# --- The comparison -------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(networks(), st.integers(0, 2**16))
+def test_conversion_and_simulation_are_exact(ops, seed):
+    images = np.random.default_rng(seed).normal(0.4, 1.0, (2, SIDE, SIDE, CHANNELS))
+    with jax.enable_x64(True):
+        x = jnp.asarray(images)
+        traced = trace(_as_function(ops), x)
+        folded = fold(traced)
+        graph = normalise(with_norms(folded, {"output": LAM_OUT}))
+        logits = np.asarray([_Reference(ops).run(image, spiking=False)[0] for image in images])
+        for stage in (traced, folded, graph):
+            np.testing.assert_allclose(evaluate(stage, x), logits, rtol=1e-9, atol=1e-9)
+        _assert_same_spikes(ops, graph, x, images)
+
+
+def _assert_same_spikes(
+    ops: list[Op], graph: SpikingGraph, x: jax.Array, images: np.ndarray
+) -> None:
+    trains = {name: np.asarray(v) for name, v in spike_trains(graph, x, TIMESTEPS).items()}
+    numbers = {name: int(name.split("/")[0][2:]) for name in trains if name != "output"}
+    for index, image in enumerate(images):
+        reference = _Reference(ops)
+        v_out = np.zeros(3)
+        for t in range(TIMESTEPS):
+            current, spikes = reference.run(image, spiking=True)
+            v_out = v_out + current
+            fires = v_out >= LAM_OUT
+            v_out = v_out - fires * LAM_OUT
+            np.testing.assert_array_equal(trains["output"][t, index], fires)
+            for name, number in numbers.items():
+                np.testing.assert_array_equal(trains[name][t, index], spikes[number])
