@@ -158,12 +158,28 @@ def _findings(curves: Sequence[Curve]) -> list[str]:
             found.append(f"- TCL's conversion loss at T={t}: {loss:+.2f} points.")
     for other in baselines:
         shared = range(1, min(50, len(tcl.accuracy), len(other.accuracy)) + 1)
-        behind = [t for t in shared if tcl.accuracy[t - 1] <= other.accuracy[t - 1]]
-        where = f"at all T from 1 to {shared[-1]}"
-        if behind:
-            where += ", except T = " + ", ".join(map(str, behind))
+        level = [t for t in shared if tcl.accuracy[t - 1] == other.accuracy[t - 1]]
+        behind = [t for t in shared if tcl.accuracy[t - 1] < other.accuracy[t - 1]]
+        where = f"at every T from 1 to {shared[-1]}"
+        rest = [
+            f"{word} at T = {_ranges(exceptions)}"
+            for word, exceptions in (("level", level), ("behind", behind))
+            if exceptions
+        ]
+        where += f", except: {', '.join(rest)}" if rest else ""
         found.append(f"- TCL is above the {other.label} {where}.")
     return found
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising whole numbers, neighbours drawn together: 1–3, 7."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)
 
 
 def _commands(groups: Mapping[str, Sequence[Curve]]) -> list[str]:

@@ -1,0 +1,212 @@
+"""What conversion does to every network: `python results/networks.py` writes results/networks.
+
+Weights, batch statistics and λ are drawn at random, so that nothing is trivial.  At a network's
+own image size: time and memory of conversion (trace, fold, calibrate on two images, normalise),
+each network in a process of its own.  On small images: how far the converted network's logits are
+from the Flax network's, and how the spiking network's converge to them as T grows.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tcl_jax import models, provenance, simulation  # noqa: E402
+from tcl_jax.conversion import (  # noqa: E402
+    calibrate,
+    evaluate,
+    fold,
+    method,
+    normalise,
+    trace,
+    with_norms,
+)
+from tcl_jax.errors import reported_at_exit  # noqa: E402
+
+# Side of the images that the network is for, and of small ones; classes.
+NETWORKS = {
+    "cnet": (32, 32, 10),
+    "cnn3": (32, 32, 10),
+    "cnn4": (32, 32, 10),
+    "resnet20": (32, 16, 10),
+    "mobilenet": (32, 16, 10),
+    "vgg16": (32, 32, 10),
+    "vgg15": (224, 32, 1000),
+    "vgg16_imagenet": (224, 32, 1000),
+    "resnet34": (224, 32, 1000),
+    "resnet50": (224, 32, 1000),
+    "mobilenet_imagenet": (224, 32, 1000),
+    "inception_v3": (299, 75, 1000),
+}
+LATENCIES = (125, 250, 500, 1000)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--one", choices=NETWORKS, help="measure this network alone, print JSON")
+    parser.add_argument("--what", choices=("conversion", "convergence"), default="conversion")
+    options = parser.parse_args()
+    if options.one:
+        measure = {"conversion": _conversion, "convergence": _convergence}[options.what]
+        print(json.dumps(measure(options.one)))
+        return 0
+    folder = ROOT / "results" / "networks"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "networks.json"
+    found = json.loads(record.read_text())["networks"] if record.exists() else {}
+    for name in NETWORKS:
+        for what in ("conversion", "convergence"):
+            if what not in found.setdefault(name, {}):
+                print(name, what, flush=True)
+                found[name][what] = _apart(name, what)
+                content = {**provenance.describe(), "seed": 0, "networks": found}
+                record.write_text(json.dumps(content, indent=1) + "\n")
+    _write(found, folder)
+    return 0
+
+
+def _apart(name: str, what: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", name, "--what", what]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout)
+
+
+def _network(name: str, side: int) -> tuple[Any, Any, jax.Array]:
+    """A network with random variables, and two images."""
+    rng = np.random.default_rng(0)
+    shape = (side, side, 3)
+    model = models.create(name, image_shape=shape, num_classes=NETWORKS[name][2])
+    x = jnp.asarray(rng.normal(0, 1, (2, *shape)), jnp.float32)
+    draw = {
+        "kernel": lambda shape: rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape),
+        "mean": lambda shape: rng.normal(0, 0.3, shape),
+        "var": lambda shape: rng.uniform(0.3, 2.0, shape),
+        "scale": lambda shape: rng.uniform(0.5, 1.5, shape),
+        "bias": lambda shape: rng.normal(0.1, 0.2, shape),
+        "lam": lambda shape: rng.uniform(0.7, 3.0, shape),
+    }
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, value: jnp.asarray(draw[path[-1].key](value.shape), jnp.float32),
+        jax.eval_shape(model.init, jax.random.key(0), x),
+    )
+    return model, variables, x
+
+
+def _convert(model: Any, variables: Any, x: jax.Array) -> Any:
+    folded = fold(trace(lambda x: model.apply(variables, x), x))
+    return normalise(with_norms(folded, calibrate(folded, method("tcl"), lambda: [x])))
+
+
+def _conversion(name: str) -> dict[str, Any]:
+    side = NETWORKS[name][0]
+    model, variables, x = _network(name, side)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    graph = _convert(model, variables, x)
+    jax.block_until_ready(graph)
+    return {
+        "side": side,
+        "parameters": sum(v.size for v in jax.tree.leaves(variables["params"])),
+        "nodes": len(graph.nodes),
+        "neurons": len(graph.neurons),
+        "seconds": time.perf_counter() - started,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib_before": before / 2**20,
+    }
+
+
+def _convergence(name: str) -> dict[str, Any]:
+    side = NETWORKS[name][1]
+    model, variables, x = _network(name, side)
+    graph = _convert(model, variables, x)
+    logits = np.asarray(jax.jit(model.apply)(variables, x))
+    largest = np.abs(logits).max()
+    return {
+        "side": side,
+        "logits": float(np.abs(evaluate(graph, x) - logits).max() / largest),
+        "snn": {
+            t: float(np.abs(mean - logits).max() / largest) for t, mean in _mean_logits(graph, x)
+        },
+    }
+
+
+def _mean_logits(graph: Any, x: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
+    """Mean currents into the output neurons up to some T, as logits."""
+
+    @jax.jit
+    def advance(graph: Any, state: Any, driven: Any) -> Any:
+        def body(state: Any, _: None) -> tuple[Any, None]:
+            return simulation.step(graph, state, driven)[0], None
+
+        return jax.lax.scan(body, state, length=LATENCIES[0])[0]
+
+    state, driven = simulation.init_state(graph, x.shape[0]), simulation.drive(graph, x)
+    for t in range(LATENCIES[0], LATENCIES[-1] + 1, LATENCIES[0]):
+        state = advance(graph, state, driven)
+        if t in LATENCIES:
+            charge = state.membrane["output"] + state.counts
+            yield t, np.asarray(charge * graph.output.scale) / t
+
+
+def _write(found: dict[str, Any], folder: Path) -> None:
+    rows = [
+        "# Conversion of every network",
+        "",
+        "Written by `python results/networks.py`, which says how each figure is measured.  Errors "
+        "are relative to the largest logit; weights, batch statistics and λ are random (seed 0).",
+        "",
+        "| network | parameters | layers of neurons | image | conversion, s | peak memory, GiB "
+        "| small image | logits | " + " | ".join(f"SNN, T={t}" for t in LATENCIES) + " |",
+        "|---" * (8 + len(LATENCIES)) + "|",
+    ]
+    for name, entry in found.items():
+        a, b = entry["conversion"], entry["convergence"]
+        snn = {int(t): e for t, e in b["snn"].items()}
+        rows.append(
+            f"| {name} | {a['parameters']:,} | {a['neurons']} | {a['side']} | {a['seconds']:.1f} "
+            f"| {a['peak_gib']:.2f} | {b['side']} | {b['logits']:.1e} | "
+            + " | ".join(f"{snn[t]:.4f}" for t in LATENCIES)
+            + " |"
+        )
+    about = json.loads((folder / "networks.json").read_text())
+    hardware = about["hardware"]
+    where = f"{hardware['device']}, {hardware['host_cores']} cores"
+    rows += ["", f"Commit {about['commit'][:10]}, on {where}.", ""]
+    rows += ["![error against latency](convergence.png)", ""]
+    (folder / "README.md").write_text("\n".join(rows))
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, entry in found.items():
+        axes.loglog(LATENCIES, entry["convergence"]["snn"].values(), "o-", ms=3, label=name)
+    guide = 5.0 / np.asarray(LATENCIES)
+    axes.loglog(LATENCIES, guide, "k--", linewidth=0.8, label="~ 1/T")
+    axes.set_xticks(LATENCIES, [str(t) for t in LATENCIES])
+    axes.set(xlabel="latency T (time steps)", ylabel="largest error of a logit, relative")
+    axes.set_title("Spiking networks converge to the networks they were made from")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="x-small", ncols=2)
+    figure.savefig(folder / "convergence.png", dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    with reported_at_exit():
+        sys.exit(main())
