@@ -10,19 +10,21 @@ import pytest
 from flax import linen as nn
 
 from tcl_jax import InputError, clip, convert, simulation
-from tcl_jax.conversion import Artifact, load, save
+from tcl_jax.conversion import Artifact, graph, load, save
 
 ABOUT = {"norm": "tcl", "lambda": {"neuron": 0.1, "per channel": [0.5, 1 / 3]}, "tcl": True}
 
 
 def _network(w, x):
-    """One of every kind of node, but a transpose."""
+    """One of every kind of node."""
     x = jax.lax.conv_general_dilated(
         x, w["conv"], (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     x = clip(nn.relu(x + w["b"]), 0.7)
     x = clip(nn.relu(nn.avg_pool(x, (2, 2), (2, 2)) + 0.1), w["lam"])
     y = clip(nn.relu(x * w["b"]), 0.3) + x
+    y = jnp.pad(jnp.concatenate([y, x], 1), ((0, 0), (1, 0), (0, 1), (0, 0)))[:, 1:3, :2]
+    y = y.transpose(0, 2, 1, 3)
     return (y.reshape(y.shape[0], -1) @ w["fc"]) + y.mean((1, 2)) @ w["fc"][:3]
 
 
@@ -54,6 +56,10 @@ def _assert_same(one: Artifact, other: Artifact) -> None:
         assert a.dtype == b.dtype and a.shape == b.shape
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert one.about == other.about
+
+
+def test_the_network_has_every_kind_of_node(artifact):
+    assert {type(node) for node in artifact.graph.nodes} == set(graph.KINDS.values())
 
 
 def test_a_round_trip_is_exact(artifact, folder):

@@ -118,6 +118,21 @@ def test_conversion_prints_norm_factors_and_its_verification(simulated):
     assert printed.err == ""
 
 
+def test_conversion_reports_on_every_layer(simulated):
+    folder, printed, _ = simulated
+    report = json.loads((folder / "snn" / "report.json").read_text())
+    about = json.loads((folder / "snn" / "graph.json").read_text())["about"]
+    assert report["images"] == 100 and report["norm"] == "tcl"
+    assert [layer["lambda"] for layer in report["layers"]] == list(about["lambda"].values())[:5]
+    for layer in report["layers"]:
+        errors = [layer["at"][t]["error"] for t in ("10", "30", "100")]
+        assert errors == sorted(errors, reverse=True), "more time does not bring rates nearer"
+        assert all(layer["at"][t]["clipping"] == 0 for t in layer["at"]), "TCL clips in the ANN"
+        assert f"{100 * errors[-1]:.2f}" in printed.out
+    for name in ("activations", "rates", "errors"):
+        assert (folder / "snn" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_simulation_is_near_the_analog_network_at_100_steps(simulated):
     folder, _, printed = simulated
     accuracy = curve(folder)
@@ -175,7 +190,9 @@ def test_baselines_convert_into_folders_of_their_own(plain):
     figures = {}
     norms = {"snn-max": "max", "snn-p99.9": "percentile:99.9", "snn-channel": "spike_norm/channel"}
     for name, norm in norms.items():
-        converted = succeed("convert", plain.folder, "--norm", norm, "--snn", name)
+        options = ["--norm", norm, "--snn", name, "--report-images", 0]
+        converted = succeed("convert", plain.folder, *options)
+        assert not (plain.folder / name / "report.json").exists()
         assert f"norm-factors ({norm})" in " ".join(converted.out.split())
         assert f"simulate.py {plain.folder} --snn {name} --timesteps 100" in converted.out
         options = ["--snn", name, "--timesteps", 40, "--images", 130]

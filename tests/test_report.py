@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tcl_jax.report.experiment import Curve, write_report
+from tcl_jax.report.experiment import Curve, _ranges, write_report
 from tcl_jax.report.plots import plot_curves
 from tcl_jax.report.tables import print_conversion
 
@@ -68,8 +68,14 @@ def test_table_holds_the_figures_of_the_curves(report):
 def test_findings_are_those_of_the_figures(report):
     page = (report / "README.md").read_text()
     assert "The ANN with TCL is 1.00 points below the one without" in page
-    # Equal at T=1 is not above; behind at T=3.
-    assert "TCL is above the max norm at all T from 1 to 4, except T = 1, 3" in page
+    said = (
+        "TCL is above the max norm at every T from 1 to 4, except: level at T = 1, behind at T = 3."
+    )
+    assert said in page
+
+
+def test_neighbouring_latencies_are_drawn_together():
+    assert _ranges([1, 2, 3, 7, 9, 10]) == "1–3, 7, 9–10"
 
 
 def test_readme_keeps_what_is_not_the_results(report):
