@@ -11,6 +11,8 @@ import tyro
 from tcl_jax.cli import check_options
 from tcl_jax.errors import reported_at_exit
 from tcl_jax.report.tables import print_curve
+from tcl_jax.simulation.coding import ANALOG, Coding
+from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.of_run import latencies, simulate_run
 
 
@@ -29,8 +31,10 @@ class Options:
     """Which spiking network of the run, as convert.py named it."""
     readout: Literal["spikes", "membrane"] = "spikes"
     """Classify by output spikes, as the paper does, or by the output's accumulated current."""
-    v0: float = 0.0
-    """Membrane potential at the start, as a fraction of the threshold."""
+    neurons: tyro.conf.OmitArgPrefixes[Neurons] = IF
+    coding: tyro.conf.OmitArgPrefixes[Coding] = ANALOG
+    delay: int = 0
+    """Output spikes of so many first steps are not counted."""
     images: int | None = None
     """Number of test images (default: all)."""
     batch_size: int = 100
@@ -51,7 +55,9 @@ def main() -> int:
         snn=o.snn,
         output=o.output,
         readout=o.readout,
-        v0=o.v0,
+        neurons=o.neurons,
+        coding=o.coding,
+        delay=o.delay,
         images=o.images,
         batch_size=o.batch_size,
         data_dir=o.data_dir,

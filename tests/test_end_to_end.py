@@ -175,12 +175,20 @@ def test_the_plot_is_a_png(simulated):
 def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     folder, _, _ = simulated
     before = (folder / "curve.csv").read_text()
-    for name, options in {"membrane": ["--readout", "membrane"], "half": ["--v0", "0.5"]}.items():
+    settings = {
+        "membrane": ["--readout", "membrane"],
+        "half": ["--v0", "0.5"],
+        "other": ["--coding", "poisson", "--seed", 3, "--reset", "zero", "--delay", 2],
+    }
+    for name, options in settings.items():
         succeed("simulate", folder, "--timesteps", 10, "--output", tmp_path / name, *options)
     assert (folder / "curve.csv").read_text() == before, "--output was not heeded"
     made = (folder, tmp_path / "membrane", tmp_path / "half")
     spikes, membrane, half = (curve(f)[:10] for f in made)
     assert summary(tmp_path / "half")["v0"] == 0.5
+    other = summary(tmp_path / "other")
+    assert [other[k] for k in ("coding", "seed", "reset", "delay")] == ["poisson", 3, "zero", 2]
+    assert not np.array_equal(curve(tmp_path / "other")[:10], curve(folder)[:10])
     assert summary(tmp_path / "membrane")["readout"] == "membrane"
     assert membrane.mean() >= spikes.mean(), "spikes tell classes apart no better than currents"
     assert half.mean() > spikes.mean(), "a start at half the threshold saves time"

@@ -77,7 +77,8 @@ def test_rates_and_errors(clipped, v0):
             assert at.error <= sum(getattr(at, part) for part in PARTS) + 1e-6
     first, second = layers
     assert first.at[TIMES[1]].inherited == first.at[TIMES[1]].unevenness == 0
-    assert sum(second.at[t].inherited + second.at[t].unevenness for t in TIMES) > 0
+    if not v0:  # where the paper's neurons start; from the middle both are small
+        assert second.at[TIMES[1]].inherited > 0
     assert (first.at[TIMES[1]].clipping == 0) == clipped
 
 

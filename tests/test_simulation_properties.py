@@ -83,10 +83,12 @@ def test_a_current_above_the_threshold_fires_at_every_step():
 def test_the_initial_potential_is_a_fraction_of_the_threshold(v0, first):
     graph = trace(lambda x: clip(jax.nn.relu(x), 2.0), jnp.zeros((1, 1)))
     graph = with_norms(graph, {graph.output.name: 1.0})
+    neurons = simulation.Neurons(v0=v0)
     for form in (graph, normalise(graph)):
-        train = simulation.spike_trains(form, jnp.full((1, 1), 0.5), 4, v0)[form.neurons[0].name]
+        trains = simulation.spike_trains(form, jnp.full((1, 1), 0.5), 4, neurons=neurons)
+        train = trains[form.neurons[0].name]
         assert np.flatnonzero(train.ravel())[0] + 1 == first
-        assert simulation.init_state(form, 1, v0).membrane[form.output.name].item() == 0.0
+        assert simulation.init_state(form, 1, neurons).membrane[form.output.name].item() == 0.0
 
 
 # --- Time -----------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def test_readouts_are_what_they_say(case, threshold):
     counts, potential = case
     graph = trace(lambda x: x @ jnp.eye(4), jnp.zeros((1, 4)))
     graph = with_norms(graph, {graph.output.name: threshold})
-    state = simulation.State({graph.output.name: jnp.asarray(potential)}, jnp.asarray(counts))
+    state = simulation.State({graph.output.name: jnp.asarray(potential)}, jnp.asarray(counts), {})
     by_spikes, by_membrane = [], []
     for n, v in zip(counts, potential, strict=True):
         most = [i for i in range(4) if n[i] == n.max()]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.neurons import Neurons
 from tcl_jax.simulation.simulator import check_timesteps, drive, init_state, step
 
 _BINS = 100
@@ -185,7 +186,7 @@ def _of_batch(
         return (state, {n: c + spikes[n] for n, c in counts.items()}), None
 
     names = [n.name for n in graph.neurons]
-    state = init_state(graph, x.shape[0], v0)
+    state = init_state(graph, x.shape[0], Neurons(v0=v0))
     start = {n: state.membrane[n] for n in names}
     carry = (state, {n: jnp.zeros_like(start[n]) for n in names})
     rates: dict[int, Any] = {}

@@ -1,12 +1,17 @@
 """Simulation of spiking graphs: `state, x -> state, spikes`, and accuracy against latency."""
 
+from tcl_jax.simulation.coding import Coding as Coding
+from tcl_jax.simulation.coding import encode as encode
 from tcl_jax.simulation.latency import correct_by_latency as correct_by_latency
 from tcl_jax.simulation.latency import latency_curve as latency_curve
+from tcl_jax.simulation.neurons import Neurons as Neurons
+from tcl_jax.simulation.neurons import fire as fire
 from tcl_jax.simulation.readout import Readout as Readout
 from tcl_jax.simulation.readout import classify as classify
 from tcl_jax.simulation.simulator import State as State
 from tcl_jax.simulation.simulator import drive as drive
 from tcl_jax.simulation.simulator import init_state as init_state
+from tcl_jax.simulation.simulator import run as run
 from tcl_jax.simulation.simulator import simulate as simulate
 from tcl_jax.simulation.simulator import spike_trains as spike_trains
 from tcl_jax.simulation.simulator import step as step

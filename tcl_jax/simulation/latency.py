@@ -11,11 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.coding import ANALOG, Coding
+from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout, classify
-from tcl_jax.simulation.simulator import State, check_timesteps, drive, init_state, step
+from tcl_jax.simulation.simulator import State, check_timesteps, run
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout"))
+@partial(jax.jit, static_argnames=("timesteps", "readout", "neurons", "coding", "delay"))
 def correct_by_latency(
     graph: SpikingGraph,
     x: Float[Array, "b ..."],
@@ -24,7 +26,9 @@ def correct_by_latency(
     *,
     timesteps: int,
     readout: Readout = "spikes",
-    v0: float = 0.0,
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
+    delay: int = 0,
 ) -> Int[Array, " t"]:
     """How many images of a batch are classified correctly at t = 1, 2, ... `timesteps`.
 
@@ -38,19 +42,17 @@ def correct_by_latency(
         mask: False where an image is padding.
         timesteps: the longest latency T.
         readout: how a class is read.
-        v0: membrane potential at the start, as a fraction of the threshold.
+        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
 
     Raises:
         InputError: `timesteps` is not above 0, or the images do not fit the graph.
     """
-    check_timesteps(timesteps)
-    driven = drive(graph, x)
 
-    def body(state: State, _: None) -> tuple[State, Array]:
-        state = step(graph, state, driven)[0]
-        return state, jnp.sum((classify(graph, state, readout) == labels) & mask)
+    def correct(state: State, spikes: dict[str, Array]) -> Array:
+        return jnp.sum((classify(graph, state, readout) == labels) & mask)
 
-    return jax.lax.scan(body, init_state(graph, x.shape[0], v0), length=timesteps)[1]
+    how: dict[str, Any] = {"neurons": neurons, "coding": coding, "delay": delay}
+    return run(graph, x, timesteps, correct, **how)[1]
 
 
 def latency_curve(
@@ -59,7 +61,9 @@ def latency_curve(
     timesteps: int,
     *,
     readout: Readout = "spikes",
-    v0: float = 0.0,
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
+    delay: int = 0,
     done: Callable[[int], None] = lambda images: None,
 ) -> Float[np.ndarray, " t"]:
     """Accuracy at every latency up to `timesteps`, exact over batches of any size and padding.
@@ -70,7 +74,7 @@ def latency_curve(
             caller likes.
         timesteps: the longest latency T.
         readout: how a class is read.
-        v0: membrane potential at the start, as a fraction of the threshold.
+        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
         done: told the number of images after each batch.
 
     Returns:
@@ -99,7 +103,9 @@ def latency_curve(
             batch["mask"],
             timesteps=timesteps,
             readout=readout,
-            v0=v0,
+            neurons=neurons,
+            coding=coding,
+            delay=delay,
         )
         correct += np.asarray(found)
         images = int(np.sum(batch["mask"]))

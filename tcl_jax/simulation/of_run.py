@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tcl_jax.errors import InputError
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_curves
 from tcl_jax.run import open_run
+from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.latency import latency_curve
+from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_timesteps
 from tcl_jax.training import sharding
@@ -33,7 +36,9 @@ def simulate_run(
     snn: str = "snn",
     output: Path | None = None,
     readout: Readout = "spikes",
-    v0: float = 0.0,
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
+    delay: int = 0,
     images: int | None = None,
     batch_size: int = 100,
     data_dir: Path | None = None,
@@ -49,7 +54,7 @@ def simulate_run(
         snn: name of the spiking network within the run's folder.
         output: folder to write to; the run's for ``snn``, else the spiking network's.
         readout: how a class is read.
-        v0: membrane potential at the start, as a fraction of the threshold.
+        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
         images: number of test images; None takes all.
         batch_size: images at a time, over all devices.
         data_dir: where prepared data sets lie; TFDS's default when None.
@@ -64,8 +69,8 @@ def simulate_run(
     check_timesteps(timesteps)
     if batch_size < 1 or (images is not None and images < 1):
         raise InputError("--batch-size and --images must be at least 1")
-    if not 0 <= v0 < 1:
-        raise InputError(f"--v0 must be in [0, 1), got {v0}: it is a fraction of the threshold")
+    if not 0 <= delay < timesteps:
+        raise InputError(f"--delay must be in [0, {timesteps}), below --timesteps, got {delay}")
     folder = Path(folder)
     artifact = artifacts.load(folder / snn)
     if not {"checkpoint_step", "norm"} <= artifact.about.keys():
@@ -100,7 +105,9 @@ def simulate_run(
             batches(),
             timesteps,
             readout=readout,
-            v0=v0,
+            neurons=neurons,
+            coding=coding,
+            delay=delay,
             done=done,
         )
     ann_accuracy = ann["correct"] / ann["seen"]
@@ -110,7 +117,9 @@ def simulate_run(
         "ann_accuracy": ann_accuracy,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
         "readout": readout,
-        "v0": v0,
+        **asdict(neurons),
+        **asdict(coding),
+        "delay": delay,
         "snn": snn,
         "norm": artifact.about["norm"],
         "network": run.config.model.name,

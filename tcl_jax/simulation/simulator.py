@@ -1,10 +1,11 @@
 """Integrate-and-fire simulation of a spiking graph, one time step at a time (Eqs. 1-3)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tcl_jax.conversion.graph import (
     Input,
@@ -16,6 +17,8 @@ from tcl_jax.conversion.graph import (
     shapes,
 )
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.coding import ANALOG, Coding, encode
+from tcl_jax.simulation.neurons import IF, Neurons, fire
 
 
 class State(NamedTuple):
@@ -24,51 +27,39 @@ class State(NamedTuple):
     Attributes:
         membrane: membrane potentials V by neuron name, the output neurons' among them.
         counts: spikes of the output neurons so far.
+        resting: by neuron name, steps of rest that are left; empty where neurons never rest.
     """
 
     membrane: dict[str, Float[Array, "b ..."]]
     counts: Float[Array, "b classes"]
+    resting: dict[str, Int[Array, "b ..."]]
 
 
 Drive = dict[str, Float[Array, "b ..."]]
 """Values of the nodes that no neuron precedes: constant over time, computed once."""
 
 
-def _spike(
-    membrane: Float[Array, "b ..."], current: Float[Array, "b ..."], threshold: Float[Array, "..."]
-) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
-    r"""Integrate, fire, reset by subtraction (Eqs. 2 and 3).
-
-    .. math:: V \leftarrow V + z, \quad s = [V \ge \theta], \quad V \leftarrow V - \theta s
-
-    Returns:
-        The new membrane potential and the spikes, of amplitude θ.
-    """
-    membrane = membrane + current
-    amplitude = threshold.reshape((1,) * (membrane.ndim - threshold.ndim) + threshold.shape)
-    spikes = jnp.where(membrane >= amplitude, amplitude, jnp.zeros_like(membrane))
-    return membrane - spikes, spikes
-
-
-def init_state(graph: SpikingGraph, batch: int, v0: float = 0.0) -> State:
+def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
     """Neurons before the first step.
 
     Args:
         graph: thresholds finite.
         batch: number of images.
-        v0: membrane potential at the start, as a fraction of the threshold.  The output neurons
-            start at 0 whatever it is.
+        neurons: what they are.
 
     Returns:
         The state at t = 0.
     """
     shape = shapes(graph)
     membrane = {
-        n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + v0 * n.threshold
+        n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + neurons.v0 * n.threshold
         for n in graph.neurons
     }
+    rested = {n.name: jnp.zeros((batch, *shape[n.name]), jnp.int32) for n in graph.neurons}
     logits = jnp.zeros((batch, *shape[graph.output.name]), graph.dtype)
-    return State(membrane | {graph.output.name: logits}, logits)
+    return State(
+        membrane | {graph.output.name: logits}, logits, rested if neurons.refractory else {}
+    )
 
 
 def drive(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Drive:
@@ -91,7 +82,9 @@ def drive(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Drive:
     return values
 
 
-def step(graph: SpikingGraph, state: State, driven: Drive) -> tuple[State, dict[str, Array]]:
+def step(
+    graph: SpikingGraph, state: State, driven: Drive, neurons: Neurons = IF
+) -> tuple[State, dict[str, Array]]:
     r"""One time step: every layer integrates the spikes that the layer before fires in this step.
 
     .. math:: z^l(t) = \sum_j W^l_j \theta^{l-1}_j(t) + b^l, \qquad
@@ -101,6 +94,7 @@ def step(graph: SpikingGraph, state: State, driven: Drive) -> tuple[State, dict[
         graph: the network.
         state: at t − 1.
         driven: from `drive`.
+        neurons: what they are.
 
     Returns:
         The state at t, and the spikes of every neuron by name.
@@ -117,33 +111,90 @@ def step(graph: SpikingGraph, state: State, driven: Drive) -> tuple[State, dict[
     """
     values: dict[str, Any] = dict(driven)
     membrane: dict[str, Array] = {}
+    resting: dict[str, Array] = {}
     spikes: dict[str, Array] = {}
     counts = state.counts
     for node in graph.nodes:
+        name = node.name
         if isinstance(node, Neuron | Output):
-            current = values[node.inputs[0]]
-            membrane[node.name], fired = _spike(state.membrane[node.name], current, node.threshold)
-            spikes[node.name] = values[node.name] = fired
+            current, before = values[node.inputs[0]], state.membrane[name]
+            how, rest = (
+                (IF, None) if isinstance(node, Output) else (neurons, state.resting.get(name))
+            )
+            membrane[name], spikes[name], rest = fire(how, before, current, node.threshold, rest)
+            values[name] = spikes[name]
+            if rest is not None:
+                resting[name] = rest
             if isinstance(node, Output):
-                counts = counts + fired / node.threshold
-        elif node.name not in values:
-            values[node.name] = affine(node, *(values[i] for i in node.inputs))
-    return State(membrane, counts), spikes
+                counts = counts + spikes[name] / node.threshold
+        elif name not in values:
+            values[name] = affine(node, *(values[i] for i in node.inputs))
+    return State(membrane, counts, resting), spikes
 
 
-def simulate(
-    graph: SpikingGraph, x: Float[Array, "b ..."], timesteps: int, v0: float = 0.0
-) -> State:
-    """The state after `timesteps` steps; memory does not grow with them.
+def run(
+    graph: SpikingGraph,
+    x: Float[Array, "b ..."],
+    timesteps: int,
+    observe: Callable[[State, dict[str, Array]], Any],
+    *,
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
+    delay: int = 0,
+) -> tuple[State, Any]:
+    """All steps, in one `jax.lax.scan`: what every simulation here is made of.
 
     Args:
         graph: the network.
         x: images.
         timesteps: number of steps T.
-        v0: membrane potential at the start, as a fraction of the threshold.
+        observe: from state and spikes at t to what is kept of them; keep little.
+        neurons: what they are.
+        coding: how images are fed.
+        delay: output spikes of so many first steps, in which deep networks only fill up, are not
+            counted.
+
+    Returns:
+        The state after T steps, and what was kept, with time as the first axis.
 
     Raises:
-        InputError: `timesteps` is not above 0, or the images do not fit the graph.
+        InputError: `timesteps` is not above 0, `delay` is negative, or the images do not fit the
+            graph.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert, simulation
+    >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(1), [jnp.ones((1, 1))])
+    >>> x = jnp.full((1, 1), 0.5)
+    >>> simulation.run(graph, x, 4, lambda state, spikes: state.counts)[1].ravel().tolist()
+    [0.0, 1.0, 1.0, 2.0]
+    >>> simulation.run(graph, x, 4, lambda s, _: s.counts, delay=3)[1].ravel().tolist()
+    [0.0, 0.0, 0.0, 1.0]
+    """
+    check_timesteps(timesteps)
+    if delay < 0:
+        raise InputError(f"--delay must not be negative, got {delay}")
+    fixed = drive(graph, x)
+
+    def body(state: State, t: Array) -> tuple[State, Any]:
+        driven = fixed if coding.constant else drive(graph, encode(coding, x, t))
+        state, spikes = step(graph, state, driven, neurons)
+        if delay:
+            state = state._replace(counts=jnp.where(t > delay, state.counts, 0))
+        return state, observe(state, spikes)
+
+    return jax.lax.scan(body, init_state(graph, x.shape[0], neurons), jnp.arange(1, timesteps + 1))
+
+
+def simulate(
+    graph: SpikingGraph,
+    x: Float[Array, "b ..."],
+    timesteps: int,
+    *,
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
+    delay: int = 0,
+) -> State:
+    """The state after `timesteps` steps; memory does not grow with them.  Arguments as `run` has.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
@@ -153,31 +204,22 @@ def simulate(
     >>> simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8).counts.tolist()
     [[2.0, 6.0]]
     """
-    check_timesteps(timesteps)
-    driven = drive(graph, x)
-
-    def body(state: State, _: None) -> tuple[State, None]:
-        return step(graph, state, driven)[0], None
-
-    return jax.lax.scan(body, init_state(graph, x.shape[0], v0), length=timesteps)[0]
+    how: dict[str, Any] = {"neurons": neurons, "coding": coding, "delay": delay}
+    return run(graph, x, timesteps, lambda state, spikes: None, **how)[0]
 
 
 def spike_trains(
-    graph: SpikingGraph, x: Float[Array, "b ..."], timesteps: int, v0: float = 0.0
+    graph: SpikingGraph,
+    x: Float[Array, "b ..."],
+    timesteps: int,
+    *,
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
 ) -> dict[str, Float[Array, "t b ..."]]:
     """Every spike of every neuron, by name, the output's too: for small networks and inputs.
 
     Memory is T times that of all layers together.  Spikes have the amplitude of their neurons'
-    threshold, which in a normalised graph is 1.
-
-    Args:
-        graph: the network.
-        x: images.
-        timesteps: number of steps T.
-        v0: membrane potential at the start, as a fraction of the threshold.
-
-    Raises:
-        InputError: `timesteps` is not above 0, or the images do not fit the graph.
+    threshold, which in a normalised graph is 1.  Arguments as `run` has.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
@@ -188,13 +230,7 @@ def spike_trains(
     >>> trains[graph.neurons[0].name].ravel().tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
-    check_timesteps(timesteps)
-    driven = drive(graph, x)
-
-    def body(state: State, _: None) -> tuple[State, dict[str, Array]]:
-        return step(graph, state, driven)
-
-    return jax.lax.scan(body, init_state(graph, x.shape[0], v0), length=timesteps)[1]
+    return run(graph, x, timesteps, lambda _, spikes: spikes, neurons=neurons, coding=coding)[1]
 
 
 def check_timesteps(timesteps: int) -> None:

@@ -1,0 +1,100 @@
+"""Neurons: how a membrane potential integrates, fires and is reset."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tcl_jax.errors import InputError
+
+Reset = Literal["subtract", "zero"]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """What the hidden neurons of a simulation are; the defaults are the paper's.
+
+    The output's neurons only count: they integrate and fire from 0 and are reset by subtraction,
+    whatever is set here.
+    """
+
+    v0: float = 0.0
+    """Membrane potential at the start, as a fraction of the threshold."""
+    reset: Reset = "subtract"
+    """A spike subtracts the threshold from the potential, or sets it to zero."""
+    leak: float = 0.0
+    """Fraction of the potential that is lost in every step."""
+    floor: float | None = None
+    """The potential never falls below minus this many thresholds; None lets it."""
+    refractory: int = 0
+    """Steps after a spike in which a neuron takes no input: it fires at most every 1 + that."""
+
+    def __post_init__(self):
+        if not 0 <= self.v0 < 1:
+            raise InputError(
+                f"--v0 must be in [0, 1), got {self.v0}: it is a fraction of the threshold"
+            )
+        if self.reset not in get_args(Reset):
+            raise InputError(f"--reset must be subtract or zero, got {self.reset!r}")
+        if not 0 <= self.leak < 1:
+            raise InputError(f"--leak must be in [0, 1), got {self.leak}: it is lost in every step")
+        if self.floor is not None and not self.floor >= 0:
+            raise InputError(f"--floor must not be negative, got {self.floor}")
+        if self.refractory < 0:
+            raise InputError(f"--refractory must not be negative, got {self.refractory}")
+
+
+IF = Neurons()
+"""Integrate-and-fire from 0, reset by subtraction: the paper's neurons."""
+
+
+def fire(
+    neurons: Neurons,
+    potential: Float[Array, "b ..."],
+    current: Float[Array, "b ..."],
+    threshold: Float[Array, "..."],
+    resting: Int[Array, "b ..."] | None = None,
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."], Int[Array, "b ..."] | None]:
+    r"""One step: integrate, fire, reset (Eqs. 2 and 3).
+
+    .. math:: V \leftarrow (1 - \ell) V + z, \quad s = [V \ge \theta], \quad
+              V \leftarrow V - \theta s \;\text{ or }\; V (1 - s), \quad
+              V \leftarrow \max(V, -f \theta)
+
+    with leak ℓ and floor f.  A neuron that rests ignores z.
+
+    Args:
+        neurons: what they are.
+        potential: V.
+        current: z.
+        threshold: θ, broadcasting at the last axis.
+        resting: steps that each still rests; None where no neuron ever does.
+
+    Returns:
+        The new potential, the spikes, of amplitude θ, and the steps of rest.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.simulation import Neurons, fire
+    >>> z, threshold = jnp.array([0.75, 0.5]), jnp.array(1.0)
+    >>> v, spikes, _ = fire(Neurons(), jnp.array([0.75, 0.25]), z, threshold)
+    >>> v.tolist(), spikes.tolist()
+    ([0.5, 0.75], [1.0, 0.0])
+    >>> fire(Neurons(reset="zero"), v, z, threshold)[0].tolist()
+    [0.0, 0.0]
+    """
+    theta = threshold.reshape((1,) * (potential.ndim - threshold.ndim) + threshold.shape)
+    if resting is not None:
+        current = jnp.where(resting > 0, 0, current)
+    if neurons.leak:
+        potential = potential * (1 - neurons.leak)
+    potential = potential + current
+    fires = potential >= theta
+    if resting is not None:
+        fires &= resting == 0
+        resting = jnp.where(fires, neurons.refractory, jnp.maximum(resting - 1, 0))
+    spikes = jnp.where(fires, theta, jnp.zeros_like(potential))
+    potential = jnp.where(fires, 0, potential) if neurons.reset == "zero" else potential - spikes
+    if neurons.floor is not None:
+        potential = jnp.maximum(potential, -neurons.floor * theta)
+    return potential, spikes, resting

@@ -1,0 +1,179 @@
+"""Kinds of neurons, codings of the input and delayed counting, against scalar loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcl_jax import InputError, clip, convert, simulation
+from tcl_jax.conversion import normalise, trace, with_norms
+from tcl_jax.simulation import Coding, Neurons, encode
+
+
+def _one_neuron(lam=1.0):
+    graph = trace(lambda x: clip(jax.nn.relu(x), lam), jnp.zeros((1, 1)))
+    return normalise(with_norms(graph, {"output": 1.0}))
+
+
+def _train(neurons: Neurons, currents: list[float]) -> list[int]:
+    """Spikes of one neuron of threshold 1, from its definition."""
+    v, rest, spikes = np.float32(neurons.v0), 0, []
+    for z in np.asarray(currents, np.float32):
+        v = v * np.float32(1 - neurons.leak) if neurons.leak else v
+        v = v + (np.float32(0) if rest else z)
+        fires = v >= 1 and not rest
+        rest = neurons.refractory if fires else max(rest - 1, 0)
+        if fires:
+            v = v - np.float32(1) if neurons.reset == "subtract" else np.float32(0)
+        if neurons.floor is not None:
+            v = max(v, np.float32(-neurons.floor))
+        spikes.append(int(fires))
+    return spikes
+
+
+kinds = st.builds(
+    Neurons,
+    v0=st.sampled_from([0.0, 0.5]),
+    reset=st.sampled_from(["subtract", "zero"]),
+    leak=st.sampled_from([0.0, 0.25]),
+    floor=st.sampled_from([None, 0.0, 0.5]),
+    refractory=st.integers(0, 3),
+)
+
+
+# Eighths: no rounding can make a difference.
+@given(kinds, st.lists(st.integers(-12, 20).map(lambda n: n / 8), min_size=1, max_size=20))
+def test_every_kind_of_neuron(neurons, currents):
+    resting = jnp.zeros((1, 1), jnp.int32) if neurons.refractory else None
+    potential, spikes = jnp.full((1, 1), neurons.v0), []
+    for z in currents:
+        potential, spike, resting = simulation.fire(
+            neurons, potential, jnp.full((1, 1), z), jnp.array(1.0), resting
+        )
+        spikes.append(int(spike.item()))
+    assert spikes == _train(neurons, currents)
+
+
+@pytest.mark.parametrize(
+    "neurons",
+    [
+        Neurons(v0=0.5),
+        Neurons(reset="zero"),
+        Neurons(leak=0.25),
+        Neurons(refractory=2),
+        Neurons(floor=0.0),
+    ],
+)
+def test_the_kind_reaches_the_simulation(neurons):
+    trains = simulation.spike_trains(_one_neuron(), jnp.full((1, 1), 0.75), 12, neurons=neurons)
+    (name, _) = trains
+    assert trains[name].ravel().tolist() == _train(neurons, [0.75] * 12)
+    plain = simulation.spike_trains(_one_neuron(), jnp.full((1, 1), 0.75), 12)[name]
+    assert (trains[name] == plain).all() == (neurons.floor is not None)
+
+
+def test_refractory_neurons_fire_at_most_at_their_rate():
+    graph = _one_neuron()
+    neurons = Neurons(refractory=3)
+    trains = simulation.spike_trains(graph, jnp.full((1, 1), 5.0), 40, neurons=neurons)
+    assert trains[graph.neurons[0].name].sum() == 10
+
+
+def test_the_output_counts_as_ever():
+    """Output neurons are reset by subtraction from 0: what hidden neurons are is not theirs."""
+    graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(1), [jnp.ones((1, 1))])
+    neurons = Neurons(v0=0.5, reset="zero", leak=0.5, refractory=1)
+    # In the hidden layer every second step: 1.0 at t = 1, rest, 1.0 at t = 3, ...
+    state = simulation.simulate(graph, jnp.full((1, 1), 1.0), 10, neurons=neurons)
+    assert state.counts.item() == 5
+    assert state.membrane["output"].item() == 0
+
+
+# --- Coding -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-16, 16), min_size=1, max_size=6), st.integers(1, 60))
+def test_regular_spikes_are_within_one_of_the_rate(values, timesteps):
+    x = jnp.asarray([values], jnp.float32)
+    size = max(map(abs, values))
+    total = sum(encode(Coding("rate"), x, t) for t in range(1, timesteps + 1))
+    assert np.all(np.abs(np.asarray(total) - timesteps * np.asarray(values)) <= max(size, 0))
+
+
+def test_poisson_spikes_have_the_mean_of_the_image():
+    x = jnp.asarray([[2.0, -1.0, 0.0, 0.5], [0.1, 0.1, -0.1, 0.05]])
+    steps = 4000
+    trains = jax.vmap(lambda t: encode(Coding("poisson"), x, t))(jnp.arange(1, steps + 1))
+    sizes = np.abs(x).max(1, keepdims=True)
+    assert set(np.unique(np.abs(trains[:, 0]))) == {0.0, 2.0}
+    p = np.abs(x) / sizes
+    # Five standard errors of a mean of Bernoulli draws.
+    bound = 5 * sizes * np.sqrt(p * (1 - p) / steps) + 1e-6
+    assert np.all(np.abs(np.asarray(trains, np.float64).mean(0) - x) <= bound)
+
+
+def test_poisson_spikes_are_those_of_the_seed():
+    x = jnp.linspace(0, 1, 50)[None]
+    one, same, other = (encode(Coding("poisson", seed), x, 3) for seed in (1, 1, 2))
+    assert (one == same).all() and not (one == other).all()
+    assert not (one == encode(Coding("poisson", 1), x, 4)).all()
+
+
+@pytest.mark.parametrize("coding", ["poisson", "rate"])
+def test_a_black_image_sends_no_spikes(coding):
+    assert not encode(Coding(coding), jnp.zeros((2, 3)), 1).any()
+
+
+@pytest.mark.parametrize("coding", ["analog", "poisson", "rate"])
+def test_every_coding_converges_to_the_same_rates(coding):
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(rng.normal(0, 0.5, (6, 5)), jnp.float32)
+    x = jnp.asarray(rng.normal(0.3, 1, (4, 6)), jnp.float32)
+
+    def network(_, x):
+        return clip(jax.nn.relu(x @ w), 1.5) @ w.T
+
+    graph = convert(network, None, [x])
+    state = simulation.simulate(graph, x, 3000, coding=Coding(coding))
+    mean = (state.counts + state.membrane["output"]) / 3000 * graph.output.scale
+    # A spike more or less; and, for Poisson, five standard errors of sums over six inputs.
+    error = 0.2 if coding == "poisson" else 0.01
+    np.testing.assert_allclose(mean, network(None, x), atol=error)
+
+
+# --- Delay --------------------------------------------------------------------------------------
+
+
+def test_delayed_counts_are_differences_of_counts():
+    graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(3), [jnp.ones((1, 3))])
+    x = jnp.asarray([[0.3, 0.8, 0.55]])
+    early = simulation.simulate(graph, x, 7).counts
+    late = simulation.simulate(graph, x, 30).counts
+    found = simulation.simulate(graph, x, 30, delay=7)
+    np.testing.assert_array_equal(found.counts, late - early)
+
+
+# --- What is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: Neurons(v0=1.0), "--v0 must be in"),
+        (lambda: Neurons(reset="none"), "--reset must be subtract or zero"),
+        (lambda: Neurons(leak=1.0), "--leak must be in"),
+        (lambda: Neurons(floor=-0.1), "--floor must not be negative"),
+        (lambda: Neurons(refractory=-1), "--refractory must not be negative"),
+        (lambda: Coding("spikes"), "--coding must be analog, poisson or rate"),
+        (lambda: Coding(seed=-1), "--seed must not be negative"),
+        (
+            lambda: simulation.simulate(_one_neuron(), jnp.ones((1, 1)), 5, delay=-1),
+            "--delay must not be negative",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, says):
+    with pytest.raises(InputError, match=says):
+        make()
