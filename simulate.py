@@ -11,6 +11,7 @@ import tyro
 from tcl_jax.cli import check_options
 from tcl_jax.errors import reported_at_exit
 from tcl_jax.report.tables import print_curve
+from tcl_jax.sharding import use_cores
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.of_run import latencies, simulate_run
@@ -49,6 +50,8 @@ class Options:
 
 def main() -> int:
     o = check_options(Options, None, prog="simulate.py")
+    if o.batch_size > 0:  # else refused below
+        use_cores(o.batch_size)
     curve, summary = simulate_run(
         o.run,
         timesteps=o.timesteps,

@@ -13,6 +13,7 @@ from tcl_jax import presets
 from tcl_jax.cli import check_options, preset_and_options
 from tcl_jax.config import Config
 from tcl_jax.errors import reported_at_exit
+from tcl_jax.sharding import use_cores
 from tcl_jax.training import fit
 
 
@@ -35,6 +36,7 @@ def main() -> int:
     name, arguments = preset_and_options("train.py", presets.PRESETS)
     default = Options(presets.get(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"train.py {name}")
+    use_cores(options.config.batch_size)
     result = fit(
         options.config,
         options.workdir,

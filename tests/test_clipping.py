@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tcl_jax import TCL, clip
-from tcl_jax.training import sharding
+from tcl_jax import TCL, clip, sharding
 
 # Quarters: sums of their products are exact in float32, and ties with λ are frequent.
 quarters = st.integers(-12, 40).map(lambda n: n / 4)

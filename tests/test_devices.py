@@ -1,6 +1,7 @@
 """Several devices compute what one does."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -17,8 +18,8 @@ TEN_STEPS = f"""
 import dataclasses
 import json
 import jax
-from tcl_jax import data, presets
-from tcl_jax.training import build_model, optimizer, sharding
+from tcl_jax import data, presets, sharding
+from tcl_jax.training import build_model, optimizer
 from tcl_jax.training.step import init_state, lambdas, make_train_step
 
 config = presets.get("digits-cnet")
@@ -78,3 +79,30 @@ def test_four_devices_simulate_as_one_does(trained, tmp_path):
     for t, accuracy in found[1]["snn_accuracy"].items():
         # A sum in another order may flip a spike, and so the class of an image on the border.
         assert found[4]["snn_accuracy"][t] == pytest.approx(accuracy, abs=2 / 359)
+
+
+@pytest.mark.parametrize(
+    "setting, batch_size, devices",
+    [
+        ({}, 12, 4),
+        ({}, 6, 3),
+        ({}, 7, 1),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 12, 1),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, 12, 2),
+    ],
+)
+def test_every_core_is_a_device(setting, batch_size, devices):
+    program = (
+        "import os, jax; os.sched_getaffinity = lambda _: range(5); from tcl_jax import sharding; "
+        f"sharding.use_cores({batch_size}); print(jax.device_count())"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=kept | {"JAX_PLATFORMS": "cpu"} | setting,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == devices

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_jax import InputError, clip, simulation
+from tcl_jax import InputError, clip, sharding, simulation
 from tcl_jax.conversion import SpikingGraph, fold, normalise, trace, with_norms
-from tcl_jax.training import sharding
 
 LATENCY = 40
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tcl_jax import data, provenance
+from tcl_jax import data, provenance, sharding
 from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
@@ -22,7 +22,6 @@ from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_timesteps
-from tcl_jax.training import sharding
 from tcl_jax.training.step import make_eval_step
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)

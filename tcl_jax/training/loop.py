@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from rich.progress import Progress
 
 from tcl_jax import config as configs
-from tcl_jax import data, provenance
+from tcl_jax import data, provenance, sharding
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
-from tcl_jax.training import optimizer, sharding
+from tcl_jax.training import optimizer
 from tcl_jax.training.checkpoint import Checkpoints
 from tcl_jax.training.log import MetricsLog
 from tcl_jax.training.setup import build_model, load_dataset

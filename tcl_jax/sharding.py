@@ -1,11 +1,29 @@
 """Data parallelism: batches split over all devices, everything else on each of them."""
 
+import os
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tcl_jax.errors import InputError
+
+# Each holds a copy of the parameters.
+_MOST_CPU_DEVICES = 16
+
+
+def use_cores(batch_size: int) -> None:
+    """On a CPU, make a device of every core, as many as divide the batch; call before all else.
+
+    XLA runs a convolution of few channels on one thread of its device, however many cores there
+    are.  Whoever sets the number of CPU devices in the environment decides.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags:
+        return
+    cores = min(len(os.sched_getaffinity(0)), _MOST_CPU_DEVICES)
+    devices = max(n for n in range(1, cores + 1) if batch_size % n == 0)
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def data_mesh() -> Mesh:
