@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from tcl_jax.conversion.convolution import convolve
 from tcl_jax.errors import InputError
 
 Observer = Callable[[str, Array], None]
@@ -236,16 +237,7 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     x = inputs[0]
     match node:
         case Conv():
-            spatial = "".join("DHW"[3 - (x.ndim - 2) :])
-            y = lax.conv_general_dilated(
-                x,
-                node.kernel,
-                node.strides,
-                node.padding,
-                rhs_dilation=node.dilation,
-                dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-                feature_group_count=node.groups,
-            )
+            y = convolve(x, node.kernel, node.strides, node.padding, node.dilation, node.groups)
             return y if node.bias is None else y + _channels(node.bias, y)
         case Dense():
             y = lax.dot_general(x, node.kernel, (((x.ndim - 1,), (0,)), ((), ())))

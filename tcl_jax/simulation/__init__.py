@@ -4,6 +4,7 @@ from tcl_jax.simulation.coding import Coding as Coding
 from tcl_jax.simulation.coding import encode as encode
 from tcl_jax.simulation.latency import correct_by_latency as correct_by_latency
 from tcl_jax.simulation.latency import latency_curve as latency_curve
+from tcl_jax.simulation.lowering import lower as lower
 from tcl_jax.simulation.neurons import Neurons as Neurons
 from tcl_jax.simulation.neurons import fire as fire
 from tcl_jax.simulation.readout import Readout as Readout

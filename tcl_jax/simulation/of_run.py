@@ -19,6 +19,7 @@ from tcl_jax.report.plots import plot_curves
 from tcl_jax.run import open_run
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.latency import latency_curve
+from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_timesteps
@@ -100,7 +101,7 @@ def simulate_run(
 
     with progress.bar("simulating", total=count, unit="images") as done:
         curve = latency_curve(
-            sharding.replicate(artifact.graph, mesh),
+            sharding.replicate(lower(artifact.graph), mesh),
             batches(),
             timesteps,
             readout=readout,
