@@ -194,11 +194,14 @@ def _write(found: dict[str, Any], folder: Path) -> None:
     (folder / "README.md").write_text("\n".join(rows))
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, entry in found.items():
-        axes.loglog(LATENCIES, entry["convergence"]["snn"].values(), "o-", ms=3, label=name)
+    colours = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(found)))
+    for (name, entry), colour in zip(found.items(), colours, strict=True):
+        errors = entry["convergence"]["snn"].values()
+        axes.loglog(LATENCIES, errors, "o-", color=colour, ms=3, label=name)
     guide = 5.0 / np.asarray(LATENCIES)
     axes.loglog(LATENCIES, guide, "k--", linewidth=0.8, label="~ 1/T")
     axes.set_xticks(LATENCIES, [str(t) for t in LATENCIES])
+    axes.minorticks_off()
     axes.set(xlabel="latency T (time steps)", ylabel="largest error of a logit, relative")
     axes.set_title("Spiking networks converge to the networks they were made from")
     axes.grid(alpha=0.3, which="both")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tcl_jax import InputError, clip, convert, models
+from tcl_jax import InputError, clip, convert, models, simulation
 from tcl_jax.conversion import (
     SpikingGraph,
     calibrate,
@@ -76,6 +76,31 @@ def test_a_network_keeps_its_logits(name, shape, randomised, rng):
     assert "Scale" in _kinds(traced) and "Scale" not in _kinds(folded)
     for graph in (traced, folded, normalised):
         _assert_same_logits(graph, logits, x)
+
+
+@pytest.mark.parametrize(
+    "name, side", [("cnet", 16), ("cnn3", 16), ("cnn4", 16), ("resnet20", 8), ("mobilenet", 16)]
+)
+def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng):
+    """The mean current into the output, as a rate, is off by some constant over T."""
+    shape = (side, side, 3)
+    model = models.create(name, image_shape=shape, num_classes=10)
+    x = jnp.asarray(rng.normal(0, 1, (2, *shape)), jnp.float32)
+    variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
+    graph = convert(model.apply, variables, [x])
+    logits = np.asarray(jax.jit(model.apply)(variables, x))
+    times = (100, 1000)
+
+    def mean_logits(state, _):
+        return state.membrane["output"] + state.counts
+
+    charge = jax.jit(lambda x: simulation.run(graph, x, times[-1], mean_logits)[1])(x)
+    early, late = (
+        np.abs(charge[t - 1] / t * graph.output.scale - logits).max() / np.abs(logits).max()
+        for t in times
+    )
+    assert late < 0.02
+    assert late < early / 4  # ten, but for what is left to chance at any one t
 
 
 # --- Eqs. 5 and 7 ---------------------------------------------------------------------------
