@@ -54,6 +54,8 @@ EXPERIMENTS = {
     ),
     "digits": (Experiment("digits-cnet", 40, timesteps=100, baseline_timesteps=100, images=359),),
 }
+# What convert.py says of every layer.
+LAYER_REPORT = ("report.json", "activations.png", "rates.png", "errors.png")
 # Label, options of train.py, norm: the paper's method and the two that it is compared with.
 METHODS = (
     ("TCL", (), "tcl"),
@@ -118,8 +120,9 @@ def _run(
         shutil.copy(run / file, kept / file)
     if (run / snn).exists():
         (kept / snn).mkdir(exist_ok=True)
-        for file in ("curve.csv", "curve.png", "summary.json"):
-            shutil.copy(run / snn / file, kept / snn / file)
+        for file in ("curve.csv", "curve.png", "summary.json", *LAYER_REPORT):
+            if (run / snn / file).exists():
+                shutil.copy(run / snn / file, kept / snn / file)
         about = json.loads((run / snn / "graph.json").read_text())["about"]
         (kept / snn / "conversion.json").write_text(json.dumps(about, indent=2) + "\n")
 
