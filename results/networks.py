@@ -76,8 +76,9 @@ def main() -> int:
         for what in ("conversion", "convergence"):
             if what not in found.setdefault(name, {}):
                 print(name, what, flush=True)
-                found[name][what] = _apart(name, what)
-                content = {**provenance.describe(), "seed": 0, "networks": found}
+                about = provenance.describe()
+                found[name][what] = {**_apart(name, what), "commit": about["commit"]}
+                content = {**about, "seed": 0, "networks": found}
                 record.write_text(json.dumps(content, indent=1) + "\n")
     _write(found, folder)
     return 0
@@ -186,10 +187,14 @@ def _write(found: dict[str, Any], folder: Path) -> None:
             + " | ".join(f"{snn[t]:.4f}" for t in LATENCIES)
             + " |"
         )
-    about = json.loads((folder / "networks.json").read_text())
-    hardware = about["hardware"]
+    hardware = json.loads((folder / "networks.json").read_text())["hardware"]
+    commits = {
+        what: sorted({entry[what]["commit"][:10] for entry in found.values()})
+        for what in ("conversion", "convergence")
+    }
+    said = "; ".join(f"{what} at commit {', '.join(c)}" for what, c in commits.items())
     where = f"{hardware['device']}, {hardware['host_cores']} cores"
-    rows += ["", f"Commit {about['commit'][:10]}, on {where}.", ""]
+    rows += ["", f"{said[0].upper()}{said[1:]}; on {where}.", ""]
     rows += ["![error against latency](convergence.png)", ""]
     (folder / "README.md").write_text("\n".join(rows))
 
