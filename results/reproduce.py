@@ -109,7 +109,7 @@ def _run(
     if not _trained(run, experiment.epochs):
         resume = ["--resume"] if (run / "config.json").exists() else []
         _command(*train, "--workdir", str(where), *resume)
-    if not (kept / snn / "summary.json").exists():
+    if not (run / snn / "summary.json").exists():
         if not (run / snn / "graph.json").exists():
             _command("convert.py", str(where), "--norm", norm, "--snn", snn)
         t = experiment.baseline_timesteps if train_options else experiment.timesteps
