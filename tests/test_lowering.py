@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tcl_jax import clip, models, simulation
 from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.convolution import convolve
+from tcl_jax.simulation.lowering import _matrix
 
 
 @settings(max_examples=20)
@@ -50,6 +51,33 @@ def _conv(x, w, stride, groups=1):
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
+    )
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 2),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.sampled_from([(1, 2, 3), (2, 2, 3), (4, 1, 2)]),
+)
+def test_the_linear_map_is_the_convolution(rank, window, strides, padding, dilation, channels):
+    """Any geometry: sites left out by strides, uneven padding, taps that meet padding alone."""
+    groups, ins, outs = channels
+    rng = np.random.default_rng(0)
+    window, strides, padding = window[:rank], strides[:rank], padding[:rank]
+    x = jnp.asarray(rng.integers(-8, 9, (3, *(3, 2)[:rank], groups * ins)) / 8, jnp.float32)
+    kernel = jnp.asarray(rng.integers(-8, 9, (*window, ins, groups * outs)) / 8, jnp.float32)
+    node = g.Conv("conv", ("x",), kernel, None, strides, padding, dilation[:rank], groups)
+    reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=False)]
+    sides = [n + sum(p) for n, p in zip(x.shape[1:-1], padding, strict=True)]
+    assume(all(n >= r for n, r in zip(sides, reach, strict=True)))
+    expected = g.affine(node, x)
+    matrix = _matrix(node, x.shape[1:], expected.shape[1:]).reshape(x[0].size, -1)
+    np.testing.assert_array_equal(
+        np.asarray(x).reshape(3, -1) @ matrix, np.asarray(expected).reshape(3, -1)
     )
 
 

@@ -1,10 +1,10 @@
 """The same graph in the form that a platform simulates fast."""
 
 import math
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tcl_jax.conversion import graph as g
 
@@ -56,8 +56,7 @@ def _as_linear_map(
     conv: g.Conv, before: tuple[int, ...], after: tuple[int, ...]
 ) -> tuple[g.Node, ...]:
     size = math.prod(before)
-    basis = jnp.eye(size, dtype=conv.kernel.dtype).reshape(size, *before)
-    matrix = g.affine(replace(conv, bias=None), basis).reshape(size, -1)
+    matrix = jnp.asarray(_matrix(conv, before, after).reshape(size, -1))
     bias = conv.bias
     if bias is not None:
         bias = jnp.broadcast_to(bias, after).reshape(-1)
@@ -67,3 +66,28 @@ def _as_linear_map(
         g.Dense(product, (flat,), matrix, bias),
         g.Reshape(conv.name, (product,), after),
     )
+
+
+def _matrix(conv: g.Conv, before: tuple[int, ...], after: tuple[int, ...]) -> np.ndarray:
+    """The weight between every input and every output, each with its position and channel.
+
+    Made on the host: the convolution itself, run on a basis, would be the slow one.
+    """
+    kernel = np.asarray(conv.kernel)
+    matrix = np.zeros((*before, *after), kernel.dtype)
+    ins, outs = kernel.shape[-2], kernel.shape[-1] // conv.groups
+    for to in np.ndindex(*after[:-1]):
+        for tap in np.ndindex(*kernel.shape[:-2]):
+            at = tuple(
+                o * stride + k * dilation - low
+                for o, stride, k, dilation, (low, _) in zip(
+                    to, conv.strides, tap, conv.dilation, conv.padding, strict=True
+                )
+            )
+            if not all(0 <= i < n for i, n in zip(at, before, strict=False)):
+                continue
+            for group in range(conv.groups):
+                seen = slice(group * ins, (group + 1) * ins)
+                made = slice(group * outs, (group + 1) * outs)
+                matrix[(*at, seen, *to, made)] = kernel[(*tap, slice(None), made)]
+    return matrix
