@@ -4,15 +4,17 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from tcl_jax.cli import check_options
-from tcl_jax.errors import reported_at_exit
-from tcl_jax.report.tables import print_curve
+from tcl_jax.errors import InputError, reported_at_exit
+from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
 from tcl_jax.sharding import use_cores
+from tcl_jax.simulation.adaptive_of_run import adapt_run
 from tcl_jax.simulation.coding import ANALOG, Coding
+from tcl_jax.simulation.energy import FLOAT32, OperationCost
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.of_run import latencies, simulate_run
 
@@ -21,7 +23,7 @@ from tcl_jax.simulation.of_run import latencies, simulate_run
 class Options:
     """Accuracy of a run's spiking network at every latency up to T, beside the trained network's.
 
-    Writes curve.csv, curve.png and summary.json.
+    Writes curve.csv, curve.png and summary.json, or what --energy and --adaptive say.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -40,6 +42,16 @@ class Options:
     """Number of test images (default: all)."""
     batch_size: int = 100
     """Images at a time."""
+    energy: bool = False
+    """Count synaptic operations and estimate their energy: energy.json, energy.csv, energy.png."""
+    cost: tyro.conf.OmitArgPrefixes[OperationCost] = FLOAT32
+    adaptive: bool = False
+    """Instead, stop each image once its class is safe, and compare with all of them run to T:
+    adaptive.json, adaptive.png."""
+    max_loss: float = 0.1
+    """With --adaptive: accuracy that may be lost against fixed T, in points."""
+    calibration_images: int = 2000
+    """With --adaptive: training images, the last ones, that tell when a class is safe."""
     output: Path | None = None
     """Where to write (default: the run's folder, or the spiking network's if it has a name)."""
     data_dir: Path | None = None
@@ -52,25 +64,36 @@ def main() -> int:
     o = check_options(Options, None, prog="simulate.py")
     if o.batch_size > 0:  # else refused below
         use_cores(o.batch_size)
-    curve, summary = simulate_run(
-        o.run,
-        timesteps=o.timesteps,
-        snn=o.snn,
-        output=o.output,
-        readout=o.readout,
-        neurons=o.neurons,
-        coding=o.coding,
-        delay=o.delay,
-        images=o.images,
-        batch_size=o.batch_size,
-        data_dir=o.data_dir,
-        raw_dir=o.raw_dir,
-    )
+    if o.adaptive and o.energy:
+        raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
+    how: dict[str, Any] = {
+        "timesteps": o.timesteps,
+        "snn": o.snn,
+        "output": o.output,
+        "readout": o.readout,
+        "neurons": o.neurons,
+        "coding": o.coding,
+        "delay": o.delay,
+        "images": o.images,
+        "batch_size": o.batch_size,
+        "data_dir": o.data_dir,
+        "raw_dir": o.raw_dir,
+    }
+    if o.adaptive:
+        counted: dict[str, Any] = {
+            "max_loss": o.max_loss,
+            "calibration_images": o.calibration_images,
+        }
+        print_adaptive(adapt_run(o.run, **counted, **how))
+        return 0
+    curve, summary, energy = simulate_run(o.run, cost=o.cost if o.energy else None, **how)
     title = (
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, "
         f"{summary['norm']} norm, {o.readout} readout"
     )
     print_curve(list(curve), summary["ann_accuracy"], latencies(o.timesteps), title)
+    if energy is not None:
+        print_energy(energy, list(curve), summary["ann_accuracy"])
     return 0
 
 

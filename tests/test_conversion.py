@@ -355,6 +355,15 @@ def test_convert_is_its_four_steps(rng):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
 
 
+def test_an_array_alone_is_one_batch(rng):
+    images = _kernel(rng, 4, 5)
+    weights = _kernel(rng, 5, 5)
+    one = convert(lambda w, x: jax.nn.relu(x @ w) @ w, weights, images, norm="max")
+    other = convert(lambda w, x: jax.nn.relu(x @ w) @ w, weights, [images], norm="max")
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_convert_without_images_is_refused():
     with pytest.raises(InputError, match="no calibration images"):
         convert(lambda w, x: x @ w, jnp.eye(2), [])

@@ -1,7 +1,7 @@
 """Conversion: a trained network in, a spiking graph out."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Array
 
@@ -23,7 +23,7 @@ from tcl_jax.errors import InputError
 def convert(
     fn: Callable[[Any, Array], Array],
     variables: Any,
-    calibration: Iterable[Array],
+    calibration: Array | Iterable[Array],
     *,
     norm: str = "tcl",
 ) -> SpikingGraph:
@@ -34,8 +34,9 @@ def convert(
     Args:
         fn: ``variables, inputs -> logits`` in inference mode, of affine maps with TCL or ReLU.
         variables: its parameters and statistics.
-        calibration: batches of inputs, from which the output's norm-factor is read (its largest
-            logit), and with `norm` other than ``tcl`` every layer's.
+        calibration: a batch of inputs or an iterable of batches, from which the output's
+            norm-factor is read (its largest logit), and with `norm` other than ``tcl`` every
+            layer's.
         norm: ``tcl``, ``max``, ``percentile:P``, ``spike_norm``, ``spike_norm:S`` or
             ``model_based``; all but ``tcl`` also one a channel, as in ``max/channel`` (see
             `calibrate`).
@@ -51,11 +52,14 @@ def convert(
     >>> from tcl_jax import clip, convert
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
-    >>> graph = convert(network, jnp.eye(2), [jnp.array([[1.0, 0.5]])])
+    >>> graph = convert(network, jnp.eye(2), jnp.array([[1.0, 0.5]]))
     >>> [n.threshold.item() for n in graph.neurons]
     [1.0]
     """
-    batches = list(calibration)
+    # An array is iterable too: its rows are images, not batches of them.
+    batches: list[Array] = (
+        [cast(Array, calibration)] if hasattr(calibration, "ndim") else list(calibration)
+    )
     if not batches:
         raise InputError("there are no calibration images: give at least one batch")
     folded = fold(trace(lambda x: fn(variables, x), batches[0]))

@@ -1,6 +1,8 @@
-"""Convolution, in the form that the platform at hand computes fast."""
+"""Sums of weighted inputs, in the form that the platform at hand computes fast."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -18,7 +20,7 @@ def convolve(
     """A convolution of signals whose channels are last.
 
     A depthwise one is a sum of shifted products on a CPU, where XLA runs the general form a
-    hundred times slower; the two differ in the order of their sums.
+    hundred times slower; the two differ in the order of their sums.  Types are those of `weigh`.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.arange(8.0).reshape(1, 4, 2), jnp.array([[[1.0, 2.0]], [[1.0, 0.0]]])
@@ -27,7 +29,7 @@ def convolve(
     """
     spatial = "".join("DHW"[3 - (x.ndim - 2) :])
 
-    def general(x: Array, kernel: Array) -> Array:
+    def general(x: Array, kernel: Array, dtype: Any) -> Array:
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -36,9 +38,11 @@ def convolve(
             rhs_dilation=dilation,
             dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
             feature_group_count=groups,
+            preferred_element_type=dtype,
         )
 
-    def shifted(x: Array, kernel: Array) -> Array:
+    def shifted(x: Array, kernel: Array, dtype: Any) -> Array:
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
         # Input channel g feeds the outputs of group g, which are neighbours.
         x = jnp.repeat(x, kernel.shape[-1] // groups, axis=-1)
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -53,6 +57,50 @@ def convolve(
             terms.append(part * kernel[place][0])
         return sum(terms[1:], terms[0])
 
-    if groups == 1 or kernel.shape[-2] != 1 or min(s for p in padding for s in p) < 0:
-        return general(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=general)
+    depthwise = groups > 1 and kernel.shape[-2] == 1 and min(s for p in padding for s in p) >= 0
+    return weigh(x, kernel, general, cpu=shifted if depthwise else general)
+
+
+Product = Callable[[Array, Array, Any], Array]
+
+
+def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None) -> Array:
+    """``product(x, kernel, dtype)``, computed in the type of the weights and summed in `dtype`.
+
+    Weights in float32 or float64 are multiplied and summed in that; in bfloat16, multiplied as such
+    and summed in float32; in int8, summed as int32, exactly.
+
+    Args:
+        x: what is weighted.
+        kernel: the weights.
+        product: bilinear in both, with sums of the type that is its last argument.
+        cpu: the same, as a CPU likes it.
+
+    >>> import jax.numpy as jnp
+    >>> x, kernel = jnp.array([[1, 1, 0]], jnp.int8), jnp.array([[100], [100], [1]], jnp.int8)
+    >>> total = weigh(x, kernel, lambda x, k, dtype: jnp.matmul(x, k, preferred_element_type=dtype))
+    >>> total.item(), str(total.dtype)
+    (200, 'int32')
+    """
+    cpu = cpu or product
+    if kernel.dtype == jnp.int8:
+        # Float32 holds every whole number below 2^24, and `quantise` keeps all sums below that; a
+        # CPU has fast sums of floats alone.
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, k: cpu(x.astype(jnp.float32), k.astype(jnp.float32), jnp.float32).astype(
+                jnp.int32
+            ),
+            default=lambda x, k: product(x, k.astype(x.dtype), jnp.int32),
+        )
+    dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+    x = x.astype(kernel.dtype)
+    if cpu is product:
+        return product(x, kernel, dtype)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, k: cpu(x, k, dtype),
+        default=lambda x, k: product(x, k, dtype),
+    )

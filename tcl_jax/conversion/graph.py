@@ -11,10 +11,11 @@ from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from tcl_jax.conversion.convolution import convolve
+from tcl_jax.conversion.convolution import convolve, weigh
 from tcl_jax.errors import InputError
 
 Observer = Callable[[str, Array], None]
@@ -39,6 +40,16 @@ class Input:
     name: str
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
+
+
+@_leaves("rate")
+@dataclass(frozen=True)
+class Quantise:
+    """``round(rate · x)`` as int8, between -127 and 127: the images of an integer network."""
+
+    name: str
+    inputs: tuple[str, ...]
+    rate: Float[Array, ""]
 
 
 @_leaves("kernel", "bias")
@@ -182,6 +193,7 @@ class Output:
 
 Node = (
     Input
+    | Quantise
     | Conv
     | Dense
     | Scale
@@ -219,7 +231,7 @@ class SpikingGraph:
 
     @property
     def dtype(self) -> Any:
-        """Of all its arrays: float32, or float64 for a graph traced on a float64 input."""
+        """Of potentials: float32, float64 if traced on a float64 input, or int32 if quantised."""
         return self.output.threshold.dtype
 
     @property
@@ -236,26 +248,31 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     """What a node that is neither neuron nor input does to its batched inputs."""
     x = inputs[0]
     match node:
+        case Quantise():
+            # A product is rounded alike everywhere, which a quotient is not.
+            return jnp.clip(jnp.round(x * node.rate), -127, 127).astype(jnp.int8)
         case Conv():
             y = convolve(x, node.kernel, node.strides, node.padding, node.dilation, node.groups)
             return y if node.bias is None else y + _channels(node.bias, y)
         case Dense():
-            y = lax.dot_general(x, node.kernel, (((x.ndim - 1,), (0,)), ((), ())))
+            y = weigh(x, node.kernel, _dense)
             return y if node.bias is None else y + _channels(node.bias, y)
         case Scale():
             return x * _against(node.scale, x) + _against(node.shift, x)
         case Pool():
+            wide = _wide(x)
             summed = lax.reduce_window(
-                x,
-                jnp.zeros((), x.dtype),
+                wide,
+                np.zeros((), wide.dtype),  # concrete under jit, or it has no derivative
                 lax.add,
                 (1, *node.window),
                 (1, *node.strides),
                 ((0, 0), *node.padding),
             )
-            return summed * node.factor
+            return summed.astype(node.factor.dtype) * node.factor
         case Sum():
-            return jnp.sum(x, tuple(a + 1 for a in node.axes)) * node.factor
+            summed = jnp.sum(_wide(x), tuple(a + 1 for a in node.axes))
+            return summed.astype(node.factor.dtype) * node.factor
         case Reshape():
             return x.reshape(x.shape[0], *node.shape)
         case Transpose():
@@ -272,6 +289,16 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         case Output():
             return x
     raise TypeError(f"{type(node).__name__} is not affine")
+
+
+def _wide(x: Array) -> Array:
+    """Counts of spikes with room for their sums."""
+    return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
+
+
+def _dense(x: Array, kernel: Array, dtype: Any) -> Array:
+    contract = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, kernel, contract, preferred_element_type=dtype)
 
 
 def _channels(vector: Float[Array, " c"], like: Array) -> Float[Array, "..."]:

@@ -10,6 +10,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 
@@ -42,22 +43,22 @@ def plot_curves(
             linewidth=1,
             label=f"ANN{', ' + label if len(ann_accuracy) > 1 else ''} {level:.2%}",
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xticks(
-        [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= _longest(curves)]
-    )
-    axes.set_xlim(1, max(2, _longest(curves)))
-    axes.set_ylim(0, 100)
-    axes.set(xlabel="latency T (time steps)", ylabel="test accuracy (%)", title=title)
+    _of_latency(axes, max(len(accuracy) for accuracy in curves.values()))
+    axes.set(title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def _longest(curves: Mapping[str, Sequence[float]]) -> int:
-    return max(len(accuracy) for accuracy in curves.values())
+def _of_latency(axes: Axes, longest: int) -> None:
+    """Accuracy in percent against T from 1, on a logarithmic axis."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= longest])
+    axes.set_xlim(1, max(2, longest))
+    axes.set_ylim(0, 100)
+    axes.set(xlabel="latency T (time steps)", ylabel="test accuracy (%)")
 
 
 def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
@@ -84,6 +85,78 @@ def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str
             axes.plot(number, [factor * r[f"{part}_{what}"] for r in epochs], label=part)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=what + (" (%)" if factor == 100 else ""))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_energy(
+    energy: Sequence[float],
+    ann_energy: float,
+    accuracy: Sequence[float],
+    ann_accuracy: float,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Energy an image against latency T, and accuracy against energy, beside the analog network's.
+
+    Args:
+        energy: in µJ, at T = 1, 2, ...
+        ann_energy: the analog network's.
+        accuracy: in [0, 1], at the same T.
+        ann_accuracy: the analog network's.
+        path: the PNG to write.
+        title: above the plot.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    left.plot(range(1, len(energy) + 1), energy, label="SNN", linewidth=1.8)
+    left.axhline(ann_energy, color="0.4", linestyle="--", linewidth=1, label="ANN")
+    left.set(xlabel="latency T (time steps)", ylabel="energy an image (µJ)")
+    left.set_xlim(left=1, right=max(2, len(energy)))
+    left.set_ylim(bottom=0)
+    right.plot(energy, 100 * np.asarray(accuracy), label="SNN, by T", linewidth=1.8)
+    right.plot(ann_energy, 100 * ann_accuracy, "o", color="0.4", label="ANN")
+    right.set(xlabel="energy an image (µJ)", ylabel="test accuracy (%)")
+    right.set_xscale("log")
+    right.set_ylim(0, 100)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", loc="lower right")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_adaptive(
+    stopped_at: Sequence[int],
+    accuracy: Sequence[float],
+    adaptive_accuracy: float,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """When images stopped, and accuracy at their mean latency beside that at fixed ones.
+
+    Args:
+        stopped_at: numbers of images, at t = 1, 2, ...
+        accuracy: in [0, 1], at the same fixed T.
+        adaptive_accuracy: of the images as they stopped.
+        path: the PNG to write.
+        title: above the plot.
+    """
+    t = np.arange(1, len(stopped_at) + 1)
+    mean = float(np.average(t, weights=stopped_at))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    left.bar(t, np.asarray(stopped_at) / np.sum(stopped_at) * 100, width=1.0)
+    left.axvline(mean, color="0.2", linestyle="--", linewidth=1, label=f"mean {mean:.1f}")
+    left.set(xlabel="stopped at t", ylabel="images (%)")
+    right.plot(t, 100 * np.asarray(accuracy), label="fixed T", linewidth=1.8)
+    right.plot(mean, 100 * adaptive_accuracy, "o", color="C1", label="adaptive, mean T")
+    _of_latency(right, t.size)
+    for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(title)

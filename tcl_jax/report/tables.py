@@ -77,3 +77,71 @@ def print_curve(
             str(t), f"{snn:.2%}", f"{ann_accuracy:.2%}", f"{100 * (ann_accuracy - snn):+.2f} points"
         )
     _console.print(table)
+
+
+def print_energy(
+    content: Mapping[str, Any], accuracy: Sequence[float], ann_accuracy: float
+) -> None:
+    """Activity of every layer, and energy at some latencies beside the analog network's.
+
+    Args:
+        content: of `energy.json`.
+        accuracy: at T = 1, 2, ...
+        ann_accuracy: the analog network's.
+    """
+    t = content["timesteps"]
+    table = Table(title=f"activity up to T = {t}, an image on average")
+    table.add_column("neurons of")
+    for heading in ("number", "spikes a step", "synaptic operations"):
+        table.add_column(heading, justify="right")
+    for layer in content["layers"]:
+        additions = f"{layer['additions']:,.0f}"
+        table.add_row(layer["name"], f"{layer['neurons']:,}", f"{layer['rate']:.4f}", additions)
+    _console.print(table)
+    cost, ann = content["cost_pj"], content["ann"]
+    table = Table(
+        title=f"energy an image, at {cost['ac']:g} pJ an addition (AC), {cost['mac']:g} pJ a MAC"
+    )
+    for heading in ("T", "accuracy", "ACs", "MACs", "energy, µJ", "of the ANN's"):
+        table.add_column(heading, justify="right")
+    rows = [(f"{t}", accuracy[int(t) - 1], at) for t, at in content["at"].items()]
+    for label, right, at in [*rows, ("ANN", ann_accuracy, ann)]:
+        part = f"{at['energy_uj'] / ann['energy_uj']:.2f}" if ann["energy_uj"] else "–"
+        energy = f"{at['energy_uj']:,.3f}"
+        table.add_row(
+            label, f"{right:.2%}", f"{at['additions']:,.0f}", f"{at['macs']:,}", energy, part
+        )
+    _console.print(table)
+
+
+def print_adaptive(content: Mapping[str, Any]) -> None:
+    """Adaptive latency beside fixed ones.
+
+    Args:
+        content: of `adaptive.json`.
+    """
+    at_mean, seconds = content["accuracy_fixed_at_mean"], content["seconds"]
+    rows = [
+        (f"fixed T = {content['timesteps']}", content["accuracy_fixed"], content["timesteps"]),
+        (f"fixed T = {at_mean['T']}", at_mean["accuracy"], at_mean["T"]),
+        ("adaptive", content["accuracy"], content["mean_steps"]),
+    ]
+    times = (f"{seconds['fixed']:.1f}", "–", f"{seconds['adaptive']:.1f}")
+    table = Table(
+        title=f"{content['network']} on {content['images']} test images of {content['data']}"
+    )
+    for heading in ("latency", "accuracy", "mean T", "seconds"):
+        table.add_column(heading, justify="right")
+    for (label, accuracy, steps), time in zip(rows, times, strict=True):
+        table.add_row(label, f"{accuracy:.2%}", f"{steps:.2f}", time)
+    _console.print(table)
+    held_out = content["held_out"]
+    loss = 100 * (held_out["accuracy_fixed"] - held_out["accuracy"])
+    bound = "∞" if content["bound"] is None else f"{content['bound']:.3f}"
+    shares = ", ".join(f"{p} % by {t:g}" for p, t in content["percentiles"].items())
+    _console.print(
+        f"stopped: {shares}; at a margin of {bound}, which cost {loss:+.2f} points on "
+        f"{held_out['images']} training images ({content['max_loss_points']:g} allowed)",
+        highlight=False,
+        soft_wrap=True,
+    )

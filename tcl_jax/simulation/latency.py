@@ -94,23 +94,45 @@ def latency_curve(
     [0.5, 1.0]
     """
     check_timesteps(timesteps)
-    correct, seen = np.zeros(timesteps, np.int64), 0
+    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
+
+    def of_batch(batch: dict[str, Any]) -> Any:
+        content = batch["image"], batch["label"], batch["mask"]
+        return correct_by_latency(graph, *content, timesteps=timesteps, delay=delay, **how)
+
+    correct, images = sum_over(batches, of_batch, done)
+    return correct / images
+
+
+def sum_over(
+    batches: Iterable[dict[str, Any]],
+    of_batch: Callable[[dict[str, Any]], Any],
+    done: Callable[[int], None] = lambda images: None,
+) -> tuple[Any, int]:
+    """Sums of what is counted in every batch, in 64 bits, and the number of images.
+
+    Args:
+        batches: with a ``mask`` that tells images from padding.
+        of_batch: from a batch to a tree of whole numbers.
+        done: told the number of images after each batch.
+
+    Raises:
+        InputError: there are no images.
+
+    >>> import numpy as np
+    >>> from tcl_jax.simulation.latency import sum_over
+    >>> batches = [{"mask": np.array([True, True])}, {"mask": np.array([True, False])}]
+    >>> total, images = sum_over(batches, lambda batch: {"rows": batch["mask"]})
+    >>> total["rows"].tolist(), images
+    ([2, 1], 3)
+    """
+    total, seen = None, 0
     for batch in batches:
-        found = correct_by_latency(
-            graph,
-            batch["image"],
-            batch["label"],
-            batch["mask"],
-            timesteps=timesteps,
-            readout=readout,
-            neurons=neurons,
-            coding=coding,
-            delay=delay,
-        )
-        correct += np.asarray(found)
+        found = jax.tree.map(lambda v: np.asarray(v, np.int64), of_batch(batch))
+        total = found if total is None else jax.tree.map(np.add, total, found)
         images = int(np.sum(batch["mask"]))
         seen += images
         done(images)
     if not seen:
         raise InputError("there are no images to simulate: give at least one batch")
-    return correct / seen
+    return total, seen

@@ -72,7 +72,8 @@ def fire(
         resting: steps that each still rests; None where no neuron ever does.
 
     Returns:
-        The new potential, the spikes, of amplitude θ, and the steps of rest.
+        The new potential, the spikes, of amplitude θ, or 1 where potentials are whole numbers, and
+        the steps of rest.
 
     >>> import jax.numpy as jnp
     >>> from tcl_jax.simulation import Neurons, fire
@@ -93,8 +94,16 @@ def fire(
     if resting is not None:
         fires &= resting == 0
         resting = jnp.where(fires, neurons.refractory, jnp.maximum(resting - 1, 0))
-    spikes = jnp.where(fires, theta, jnp.zeros_like(potential))
-    potential = jnp.where(fires, 0, potential) if neurons.reset == "zero" else potential - spikes
+    potential = jnp.where(fires, 0 if neurons.reset == "zero" else potential - theta, potential)
     if neurons.floor is not None:
-        potential = jnp.maximum(potential, -neurons.floor * theta)
-    return potential, spikes, resting
+        potential = jnp.maximum(potential, fraction(-neurons.floor, theta))
+    if jnp.issubdtype(theta.dtype, jnp.integer):
+        return potential, fires.astype(jnp.int8), resting
+    return potential, jnp.where(fires, theta, jnp.zeros_like(potential)), resting
+
+
+def fraction(part: float, threshold: Array) -> Array:
+    """A part of thresholds, in their type: of whole numbers, rounded."""
+    if jnp.issubdtype(threshold.dtype, jnp.integer):
+        return jnp.round(part * threshold).astype(threshold.dtype)
+    return part * threshold

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,9 +15,11 @@ from tcl_jax import data, provenance, sharding
 from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
+from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
-from tcl_jax.run import open_run
+from tcl_jax.run import Run, open_run
 from tcl_jax.simulation.coding import ANALOG, Coding
+from tcl_jax.simulation.energy import OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
@@ -27,6 +29,20 @@ from tcl_jax.training.step import make_eval_step
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
 """Latencies of the paper's Tables I and II, and some shorter ones."""
+
+
+class Simulated(NamedTuple):
+    """What a simulation found.
+
+    Attributes:
+        curve: accuracy at T = 1, 2, ...
+        summary: of `summary.json`.
+        energy: of `energy.json`, where it was asked for.
+    """
+
+    curve: Float[np.ndarray, " t"]
+    summary: dict[str, Any]
+    energy: dict[str, Any] | None
 
 
 def simulate_run(
@@ -41,12 +57,14 @@ def simulate_run(
     delay: int = 0,
     images: int | None = None,
     batch_size: int = 100,
+    cost: OperationCost | None = None,
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
-) -> tuple[Float[np.ndarray, " t"], dict[str, Any]]:
+) -> Simulated:
     """Accuracy against latency on test images, and the trained network's on the same ones.
 
-    Writes `curve.csv` (T and accuracy, every T from 1), `curve.png` and `summary.json`.
+    Writes `curve.csv` (T and accuracy, every T from 1), `curve.png` and `summary.json`; with a
+    cost, `energy.json`, `energy.csv` and `energy.png`, too.
 
     Args:
         folder: the run's folder.
@@ -57,28 +75,16 @@ def simulate_run(
         neurons, coding, delay: as `tcl_jax.simulation.run` has them.
         images: number of test images; None takes all.
         batch_size: images at a time, over all devices.
+        cost: of operations; None does not count them.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
-
-    Returns:
-        Accuracy at T = 1, 2, ..., and the summary.
 
     Raises:
         InputError: a number is out of range, or there is no such spiking network or it is damaged.
     """
-    check_timesteps(timesteps)
-    if batch_size < 1 or (images is not None and images < 1):
-        raise InputError("--batch-size and --images must be at least 1")
-    if not 0 <= delay < timesteps:
-        raise InputError(f"--delay must be in [0, {timesteps}), below --timesteps, got {delay}")
-    folder = Path(folder)
-    artifact = artifacts.load(folder / snn)
-    if not {"checkpoint_step", "norm"} <= artifact.about.keys():
-        raise InputError(f"{folder / snn} does not say what it was converted from: use convert.py")
-    run = open_run(
-        folder, checkpoint=artifact.about["checkpoint_step"], data_dir=data_dir, raw_dir=raw_dir
-    )
-    output = output or (folder if snn == "snn" else folder / snn)
+    check_numbers(timesteps, delay, batch_size=batch_size, images=images)
+    run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    output = output or (run.folder if snn == "snn" else run.folder / snn)
     output.mkdir(parents=True, exist_ok=True)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch_size, mesh)
@@ -100,16 +106,14 @@ def simulate_run(
                 yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
 
     with progress.bar("simulating", total=count, unit="images") as done:
-        curve = latency_curve(
-            sharding.replicate(lower(artifact.graph), mesh),
-            batches(),
-            timesteps,
-            readout=readout,
-            neurons=neurons,
-            coding=coding,
-            delay=delay,
-            done=done,
-        )
+        graph = sharding.replicate(lower(artifact.graph), mesh)
+        how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
+        how |= {"delay": delay, "done": done}
+        activity = None
+        if cost is None:
+            curve = latency_curve(graph, batches(), timesteps, **how)
+        else:
+            curve, activity = measure(graph, batches(), timesteps, counted=artifact.graph, **how)
     ann_accuracy = ann["correct"] / ann["seen"]
     summary = {
         "timesteps": timesteps,
@@ -132,14 +136,41 @@ def simulate_run(
         writer.writerow(("T", "accuracy"))
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
-    plot_curves(
-        {label: list(curve)},
-        {"": ann_accuracy},
-        output / "curve.png",
-        title=f"{run.config.model.name} on {run.config.data.name}, {ann['seen']} test images",
-    )
+    title = f"{run.config.model.name} on {run.config.data.name}, {ann['seen']} test images"
+    plot_curves({label: list(curve)}, {"": ann_accuracy}, output / "curve.png", title=title)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return curve, summary
+    energy = None
+    if cost is not None and activity is not None:
+        at = latencies(timesteps)
+        report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
+        energy = write_energy(activity, list(curve), ann_accuracy, at, output, **report)
+    return Simulated(curve, summary, energy)
+
+
+def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:
+    """Raises InputError where a number is out of range; None is in any."""
+    check_timesteps(timesteps)
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not 0 <= delay < timesteps:
+        raise InputError(f"--delay must be in [0, {timesteps}), below --timesteps, got {delay}")
+
+
+def open_snn(
+    folder: Path, snn: str, *, data_dir: Path | None = None, raw_dir: Path | None = None
+) -> tuple[Run, artifacts.Artifact]:
+    """Open a run with its spiking network, at the checkpoint that was converted.
+
+    Raises:
+        InputError: there is no such spiking network or it is damaged, or as `open_run`.
+    """
+    folder = Path(folder)
+    artifact = artifacts.load(folder / snn)
+    if not {"checkpoint_step", "norm"} <= artifact.about.keys():
+        raise InputError(f"{folder / snn} does not say what it was converted from: use convert.py")
+    step = artifact.about["checkpoint_step"]
+    return open_run(folder, checkpoint=step, data_dir=data_dir, raw_dir=raw_dir), artifact
 
 
 def latencies(timesteps: int) -> list[int]:

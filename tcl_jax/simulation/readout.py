@@ -35,4 +35,6 @@ def classify(graph: SpikingGraph, state: State, readout: Readout) -> Int[Array, 
     if readout == "membrane":
         return jnp.argmax(potential + state.counts * graph.output.threshold, -1)
     most = state.counts == jnp.max(state.counts, -1, keepdims=True)
-    return jnp.argmax(jnp.where(most, potential, -jnp.inf), -1)
+    whole = jnp.issubdtype(potential.dtype, jnp.integer)
+    least = jnp.iinfo(potential.dtype).min if whole else -jnp.inf
+    return jnp.argmax(jnp.where(most, potential, least), -1)

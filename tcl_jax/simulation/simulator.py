@@ -18,7 +18,7 @@ from tcl_jax.conversion.graph import (
 )
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding, encode
-from tcl_jax.simulation.neurons import IF, Neurons, fire
+from tcl_jax.simulation.neurons import IF, Neurons, fire, fraction
 
 
 class State(NamedTuple):
@@ -49,10 +49,15 @@ def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
 
     Returns:
         The state at t = 0.
+
+    Raises:
+        InputError: neurons of an integer network leak.
     """
+    if neurons.leak and jnp.issubdtype(graph.dtype, jnp.integer):
+        raise InputError("--leak takes fractions of potentials, which an integer network has not")
     shape = shapes(graph)
     membrane = {
-        n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + neurons.v0 * n.threshold
+        n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + fraction(neurons.v0, n.threshold)
         for n in graph.neurons
     }
     rested = {n.name: jnp.zeros((batch, *shape[n.name]), jnp.int32) for n in graph.neurons}
@@ -126,7 +131,7 @@ def step(
             if rest is not None:
                 resting[name] = rest
             if isinstance(node, Output):
-                counts = counts + spikes[name] / node.threshold
+                counts = counts + (spikes[name] > 0)
         elif name not in values:
             values[name] = affine(node, *(values[i] for i in node.inputs))
     return State(membrane, counts, resting), spikes
@@ -148,7 +153,8 @@ def run(
         graph: the network.
         x: images.
         timesteps: number of steps T.
-        observe: from state and spikes at t to what is kept of them; keep little.
+        observe: from state and spikes at t to what is kept of them; keep little.  Where the images
+            are fed as spikes, these are among them, by the input's name.
         neurons: what they are.
         coding: how images are fed.
         delay: output spikes of so many first steps, in which deep networks only fill up, are not
@@ -180,6 +186,8 @@ def run(
         state, spikes = step(graph, state, driven, neurons)
         if delay:
             state = state._replace(counts=jnp.where(t > delay, state.counts, 0))
+        if not coding.constant:
+            spikes = {graph.input.name: driven[graph.input.name], **spikes}
         return state, observe(state, spikes)
 
     return jax.lax.scan(body, init_state(graph, x.shape[0], neurons), jnp.arange(1, timesteps + 1))
@@ -230,7 +238,11 @@ def spike_trains(
     >>> trains[graph.neurons[0].name].ravel().tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
-    return run(graph, x, timesteps, lambda _, spikes: spikes, neurons=neurons, coding=coding)[1]
+
+    def fired(state: State, spikes: dict[str, Array]) -> dict[str, Array]:
+        return {n.name: spikes[n.name] for n in graph.spiking}
+
+    return run(graph, x, timesteps, fired, neurons=neurons, coding=coding)[1]
 
 
 def check_timesteps(timesteps: int) -> None:

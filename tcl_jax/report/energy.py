@@ -1,0 +1,106 @@
+"""Report of a simulation's energy: `energy.json`, `energy.csv` and `energy.png`."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tcl_jax.report.plots import plot_energy
+from tcl_jax.simulation.energy import FLOAT32, Activity, OperationCost
+
+_MICRO = 1e-6  # pJ to µJ
+
+
+def as_json(
+    activity: Activity, timesteps: Sequence[int], cost: OperationCost = FLOAT32
+) -> dict[str, Any]:
+    """What a simulation cost, an image on average: by layer at the last of some T, in all at each.
+
+    Args:
+        activity: as `tcl_jax.simulation.energy.measure` gives it.
+        timesteps: latencies T, rising.
+        cost: of an addition and of a multiply-accumulate.
+
+    Returns:
+        JSON types only; energies in µJ.
+    """
+    longest = timesteps[-1]
+    rates = activity.rates(longest)
+    energy, operations = activity.energy(cost), activity.operations()
+    return {
+        "images": activity.images,
+        "cost_pj": asdict(cost),
+        "timesteps": longest,
+        "layers": [
+            {
+                "name": layer.name,
+                "neurons": layer.neurons,
+                "rate": rates[layer.name],
+                "additions": int(layer.operations[:longest].sum()) / activity.images,
+            }
+            for layer in activity.layers
+        ],
+        "ann": {**activity.ann._asdict(), "energy_uj": _MICRO * activity.ann.energy(cost)},
+        "at": {
+            str(t): {
+                "macs": activity.analog.macs,
+                "additions": activity.analog.additions + float(operations[t - 1]),
+                "energy_uj": _MICRO * float(energy[t - 1]),
+            }
+            for t in timesteps
+        },
+    }
+
+
+def write_energy(
+    activity: Activity,
+    accuracy: Sequence[float],
+    ann_accuracy: float,
+    timesteps: Sequence[int],
+    folder: Path,
+    *,
+    cost: OperationCost = FLOAT32,
+    title: str,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the report: `energy.csv` has every T, with the operations of every layer up to it.
+
+    Args:
+        activity: as `tcl_jax.simulation.energy.measure` gives it.
+        accuracy: at T = 1, 2, ...
+        ann_accuracy: the analog network's.
+        timesteps: latencies T of `energy.json`, rising.
+        folder: where to.
+        cost: of an addition and of a multiply-accumulate.
+        title: of the plot.
+        about: what else `energy.json` shall say.
+
+    Returns:
+        What `energy.json` holds.
+    """
+    content = {**about, **as_json(activity, timesteps, cost)}
+    (folder / "energy.json").write_text(json.dumps(content, indent=2) + "\n")
+    energy = _MICRO * activity.energy(cost)
+    total = activity.analog.additions + activity.operations()
+    layers = [np.cumsum(layer.operations) / activity.images for layer in activity.layers]
+    with (folder / "energy.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [f"additions:{layer.name}" for layer in activity.layers]
+        writer.writerow(("T", "accuracy", "macs", "additions", "energy_uj", *names))
+        for i, a in enumerate(accuracy):
+            by_layer = (float(layer[i]) for layer in layers)
+            row = (i + 1, float(a), activity.analog.macs, float(total[i]), float(energy[i]))
+            writer.writerow((*row, *by_layer))
+    plot_energy(
+        energy.tolist(),
+        content["ann"]["energy_uj"],
+        accuracy,
+        ann_accuracy,
+        folder / "energy.png",
+        title=title,
+    )
+    return content

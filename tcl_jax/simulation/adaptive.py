@@ -1,0 +1,353 @@
+"""Adaptive latency: an image is simulated only until its class is safe.
+
+The *margin* of a decision is the charge of the output neuron that is ahead minus the largest of the
+others', in thresholds.  Charge is what a neuron has taken in, spikes fired plus V/θ, so that
+margins are finer than differences of counts.  An image stops at the first t whose margin reaches a
+bound, or at T.  The bound is one number, found on images that no figure is of; simulation is
+causal, so that one pass over them shows what any bound does.
+
+Images that stop give their place in the batch to the next ones (continuous batching): shapes stay
+as they are, and nothing is simulated for an image after the chunk of steps in which it stopped.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tcl_jax.conversion import graph as g
+from tcl_jax.errors import InputError
+from tcl_jax.simulation.neurons import IF, Neurons
+from tcl_jax.simulation.readout import Readout, classify
+from tcl_jax.simulation.simulator import (
+    State,
+    check_timesteps,
+    drive,
+    init_state,
+    run,
+    step,
+)
+
+
+def read(
+    graph: g.SpikingGraph, state: State, readout: Readout
+) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
+    r"""The class at some t, and its margin,
+
+    .. math:: m = q_c - \max_{j \ne c} q_j, \qquad q_j = n_j + V_j / \theta
+
+    with n spikes and the potential V of output neuron j, and the class c that is read.  By spikes,
+    which is not by charge, m can be negative.
+
+    Args:
+        graph: the network, of two classes or more.
+        state: at t.
+        readout: how a class is read.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert, simulation
+    >>> from tcl_jax.simulation.adaptive import read
+    >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(2), [jnp.ones((1, 2))])
+    >>> state = simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8)
+    >>> classes, margin = read(graph, state, "spikes")
+    >>> classes.item(), margin.item()
+    (1, 4.0)
+    """
+    classes = classify(graph, state, readout)
+    charge = state.counts + state.membrane[graph.output.name] / graph.output.threshold
+    own = jnp.arange(charge.shape[-1]) == classes[:, None]
+    others = jnp.max(jnp.where(own, -jnp.inf, charge), -1)
+    return classes, jnp.max(jnp.where(own, charge, -jnp.inf), -1) - others
+
+
+@dataclass(frozen=True)
+class Record:
+    """Decisions at every t of images that were simulated to the last one.
+
+    Attributes:
+        classes: as read at t = 1, 2, ...
+        margins: theirs.
+        labels: the right ones.
+    """
+
+    classes: Int[np.ndarray, "t n"]
+    margins: Float[np.ndarray, "t n"]
+    labels: Int[np.ndarray, " n"]
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, " t"]:
+        """In [0, 1], at fixed T = 1, 2, ..."""
+        return np.mean(self.classes == self.labels, -1)
+
+    def stopped(self, bound: float) -> "Decisions":
+        """What images are decided to be, and when, under a bound on the margin."""
+        reached = self.margins >= bound
+        reached[-1] = True
+        at = np.argmax(reached, 0)
+        return Decisions(self.classes[at, np.arange(at.size)], at + 1, self.labels)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Adaptive decisions.
+
+    Attributes:
+        classes: what each image was taken for.
+        steps: the t at which it was.
+        labels: the right classes.
+    """
+
+    classes: Int[np.ndarray, " n"]
+    steps: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return float(np.mean(self.classes == self.labels))
+
+    @property
+    def mean_steps(self) -> float:
+        """The mean latency."""
+        return float(np.mean(self.steps))
+
+
+def record(
+    graph: g.SpikingGraph,
+    batches: Iterable[dict[str, Any]],
+    timesteps: int,
+    *,
+    readout: Readout = "spikes",
+    neurons: Neurons = IF,
+    delay: int = 0,
+    done: Callable[[int], None] = lambda images: None,
+) -> Record:
+    """Simulate images to the end, and keep class and margin at every t.
+
+    Args:
+        graph: the network.
+        batches: as `latency_curve` takes them.
+        timesteps: the longest latency T.
+        readout: how a class is read.
+        neurons, delay: as `tcl_jax.simulation.run` has them; while output spikes are not counted,
+            margins are −∞.
+        done: told the number of images after each batch.
+
+    Raises:
+        InputError: `timesteps` is not above 0, the images do not fit the graph, or there are none.
+    """
+    check_timesteps(timesteps)
+    found = []
+    for batch in batches:
+        kept = np.asarray(batch["mask"])
+        how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
+        classes, margins = _record(graph, batch["image"], timesteps=timesteps, **how)
+        labels = np.asarray(batch["label"])[kept]
+        found.append((np.asarray(classes)[:, kept], np.asarray(margins)[:, kept], labels))
+        done(int(kept.sum()))
+    if not found:
+        raise InputError("there are no images to simulate: give at least one batch")
+    classes, margins, labels = (np.concatenate(part, -1) for part in zip(*found, strict=True))
+    margins[:delay] = -np.inf
+    return Record(classes, margins, labels)
+
+
+@partial(jax.jit, static_argnames=("timesteps", "readout", "neurons", "delay"))
+def _record(
+    graph: g.SpikingGraph, x: Float[Array, "b ..."], *, timesteps: int, readout: Readout, **how: Any
+) -> tuple[Int[Array, "t b"], Float[Array, "t b"]]:
+    return run(graph, x, timesteps, lambda state, _: read(graph, state, readout), **how)[1]
+
+
+def calibrate(held_out: Record, max_loss: float) -> float:
+    r"""The lowest bound that keeps accuracy, by conformal risk control.
+
+    .. math:: \hat b = \inf \Bigl\{ b : \frac{1 + \sum_i L_i(b')}{n + 1} \le \alpha
+              \text{ for all } b' \ge b \Bigr\}
+
+    where L tells of an image that it is right at fixed T and wrong as it stops (Angelopoulos et al.
+    2022, "Conformal risk control").  The 1 stands for an image that is still to come: of images
+    like the held-out ones, at most a part α is spoiled on average, which is the most accuracy that
+    can be lost.
+
+    Args:
+        held_out: of n images that decide the bound: others than those that figures are of.
+        max_loss: α, accuracy that may be lost against fixed T, in (0, 1).
+
+    Returns:
+        The bound; ∞, which lets every image run to T, if no other will do.
+
+    Raises:
+        InputError: `max_loss` is out of range, or too small to be told from so few images.
+
+    >>> import numpy as np
+    >>> from tcl_jax.simulation.adaptive import Record, calibrate
+    >>> classes = np.array([[0, 1], [1, 1], [1, 1]])  # the first image changes its mind
+    >>> margins = np.array([[0.5, 1.0], [1.0, 2.0], [2.0, 3.0]])
+    >>> held_out = Record(classes, margins, labels=np.array([1, 1]))
+    >>> bound = calibrate(held_out, max_loss=0.4)
+    >>> bound, held_out.stopped(bound).steps.tolist()
+    (1.0, [2, 1])
+    """
+    images = held_out.labels.size
+    check_calibration(max_loss, images)
+    finite = held_out.margins[np.isfinite(held_out.margins)]
+    # A thousand bounds, each as many decisions from the next, are finer than the loss is known.
+    bounds = np.unique(np.quantile(finite, np.linspace(0, 1, 1001), method="nearest"))
+    right = held_out.classes[-1] == held_out.labels
+    safe = float("inf")
+    for bound in bounds[::-1].tolist():
+        spoiled = right & (held_out.stopped(bound).classes != held_out.labels)
+        if (int(spoiled.sum()) + 1) / (images + 1) > max_loss:
+            break
+        safe = bound
+    return safe
+
+
+def check_calibration(max_loss: float, images: int) -> None:
+    """Raises InputError where a loss, a part of one, cannot be told from so many images."""
+    if not 0 < max_loss < 1:
+        raise InputError(f"--max-loss must lie between 0 and 100 points, got {100 * max_loss:g}")
+    if 1 / (images + 1) > max_loss:
+        raise InputError(
+            f"a loss of {100 * max_loss:g} points cannot be told from {images} images: allow more, "
+            f"or give --calibration-images {math.ceil(1 / max_loss) - 1} or more"
+        )
+
+
+class _Slots(NamedTuple):
+    """Places in the batch: the neurons' state, steps simulated, and once decided, when and what."""
+
+    state: State
+    t: Int[Array, " b"]
+    stopped: Int[Array, " b"]
+    classes: Int[Array, " b"]
+
+
+def decide(
+    graph: g.SpikingGraph,
+    batches: Iterable[dict[str, Any]],
+    bound: float,
+    timesteps: int,
+    *,
+    slots: int = 100,
+    chunk: int = 8,
+    readout: Readout = "spikes",
+    neurons: Neurons = IF,
+    delay: int = 0,
+    place: Callable[[Any], Any] = lambda tree: jax.tree.map(jnp.asarray, tree),
+    done: Callable[[int], None] = lambda images: None,
+) -> Decisions:
+    """Simulate each image until its margin reaches the bound, and the next one in its place.
+
+    Decisions are those of `record(...).stopped(bound)`, in the images' order.
+
+    Args:
+        graph: the network.
+        batches: as `latency_curve` takes them, of any size; images are fed as analog currents.
+        bound: on the margin.
+        timesteps: the longest latency T.
+        slots: images that are simulated at the same time.
+        chunk: steps between two looks at which images are finished.
+        readout: how a class is read.
+        neurons, delay: as `tcl_jax.simulation.run` has them.
+        place: lays the slots' arrays over devices.
+        done: told the number of images that have just finished.
+
+    Raises:
+        InputError: a number is not above 0, the images do not fit the graph, or there are none.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert
+    >>> from tcl_jax.simulation.adaptive import decide
+    >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(2), [jnp.ones((1, 2))])
+    >>> x = jnp.array([[0.0, 1.0], [0.5, 0.25], [1.0, 0.0]])
+    >>> batch = {"image": x, "label": jnp.array([1, 0, 0]), "mask": jnp.ones(3, bool)}
+    >>> found = decide(graph, [batch], bound=2.0, timesteps=20, slots=2)
+    >>> found.classes.tolist(), found.steps.tolist()
+    ([1, 0, 0], [2, 6, 2])
+    """
+    check_timesteps(timesteps)
+    if slots < 1 or chunk < 1:
+        raise InputError("adaptive latency needs at least one slot, and one step in a chunk")
+    waiting = _single(batches)
+    images = np.zeros((slots, *graph.input.shape), graph.dtype)
+    number = np.full(slots, -1)  # of the image in each slot
+    labels: list[int] = []
+    found: dict[int, tuple[int, int]] = {}
+    nothing = jnp.zeros(slots, jnp.int32)
+    at = place(_Slots(init_state(graph, slots, neurons), nothing, nothing, nothing))
+    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "chunk": chunk}
+    least = np.asarray(bound, graph.dtype)
+    while True:
+        fresh = np.zeros(slots, bool)
+        free = np.flatnonzero(number < 0)
+        for slot, (image, label) in zip(free, waiting, strict=False):
+            images[slot], number[slot], fresh[slot] = image, len(labels), True
+            labels.append(label)
+        if (number < 0).all():
+            break
+        # JAX may still read from a NumPy array that it was given.
+        inputs = place({"x": images.copy(), "fresh": fresh})
+        at = _advance(graph, at, inputs, least, (timesteps, delay), **how)
+        stopped, classes = np.asarray(at.stopped), np.asarray(at.classes)
+        finished = np.flatnonzero((stopped > 0) & (number >= 0))
+        for slot in finished:
+            found[number[slot]] = (int(classes[slot]), int(stopped[slot]))
+        number[finished] = -1
+        done(finished.size)
+    if not labels:
+        raise InputError("there are no images to simulate: give at least one batch")
+    decided, steps = zip(*(found[n] for n in range(len(labels))), strict=True)
+    return Decisions(np.array(decided), np.array(steps), np.array(labels))
+
+
+def _single(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[np.ndarray, int]]:
+    """One image after the other, without padding."""
+    for batch in batches:
+        image, label, mask = (np.asarray(batch[k]) for k in ("image", "label", "mask"))
+        yield from zip(image[mask], label[mask].tolist(), strict=True)
+
+
+@partial(jax.jit, static_argnames=("readout", "neurons", "chunk"))
+def _advance(
+    graph: g.SpikingGraph,
+    at: _Slots,
+    inputs: dict[str, Array],
+    bound: Float[Array, ""],
+    limits: tuple[Int[Array, ""], Int[Array, ""]],
+    *,
+    readout: Readout,
+    neurons: Neurons,
+    chunk: int,
+) -> _Slots:
+    """Some steps of all slots, of which the fresh ones start anew."""
+    x, fresh = inputs["x"], inputs["fresh"]
+    timesteps, delay = limits
+    start = jnp.zeros_like(at.t)
+    new = _Slots(init_state(graph, x.shape[0], neurons), start, start, start)
+    at = jax.tree.map(lambda a, b: jnp.where(_rows(fresh, a), b, a), at, new)
+    driven = drive(graph, x)
+
+    def body(at: _Slots, _: None) -> tuple[_Slots, None]:
+        state, _spikes = step(graph, at.state, driven, neurons)
+        t = at.t + 1
+        counted = _rows(t > delay, state.counts)
+        state = state._replace(counts=jnp.where(counted, state.counts, 0))
+        classes, margin = read(graph, state, readout)
+        safe = (margin >= bound) & (t > delay) | (t == timesteps)
+        now = safe & (at.stopped == 0)
+        stopped = jnp.where(now, t, at.stopped)
+        return _Slots(state, t, stopped, jnp.where(now, classes, at.classes)), None
+
+    return jax.lax.scan(body, at, length=chunk)[0]
+
+
+def _rows(which: Bool[Array, " b"], like: Array) -> Bool[Array, "b ..."]:
+    return which.reshape(-1, *(1,) * (like.ndim - 1))

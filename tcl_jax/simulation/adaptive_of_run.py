@@ -1,0 +1,177 @@
+"""Adaptive latency of a run: calibrated on held-out images, measured on test images."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from tcl_jax import data, provenance, sharding
+from tcl_jax.errors import InputError
+from tcl_jax.report import progress
+from tcl_jax.report.plots import plot_adaptive
+from tcl_jax.run import Run
+from tcl_jax.simulation.adaptive import calibrate, check_calibration, decide, record
+from tcl_jax.simulation.coding import ANALOG, Coding
+from tcl_jax.simulation.lowering import lower
+from tcl_jax.simulation.neurons import IF, Neurons
+from tcl_jax.simulation.of_run import check_numbers, open_snn
+from tcl_jax.simulation.readout import Readout
+
+_PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
+_T = TypeVar("_T")
+
+
+def adapt_run(
+    folder: Path,
+    *,
+    timesteps: int,
+    max_loss: float,
+    snn: str = "snn",
+    output: Path | None = None,
+    readout: Readout = "spikes",
+    neurons: Neurons = IF,
+    coding: Coding = ANALOG,
+    delay: int = 0,
+    images: int | None = None,
+    calibration_images: int = 2000,
+    batch_size: int = 100,
+    data_dir: Path | None = None,
+    raw_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Adaptive latency on test images, beside fixed T on the same ones.
+
+    The bound on margins is calibrated on the last training images: test images decide nothing.
+    Networks are surer of images that they were trained on, so that on others more accuracy may be
+    lost than was allowed; what is written says how much.
+
+    Writes `adaptive.json` and `adaptive.png`.
+
+    Args:
+        folder: the run's folder.
+        timesteps: the longest latency T.
+        max_loss: accuracy that may be lost against fixed T, in points.
+        snn: name of the spiking network within the run's folder.
+        output: folder to write to; the run's for ``snn``, else the spiking network's.
+        readout: how a class is read.
+        neurons, delay: as `tcl_jax.simulation.run` has them.
+        coding: analog; of spikes the time would count for each image on its own.
+        images: number of test images; None takes all.
+        calibration_images: number of training images, from the last.
+        batch_size: images at a time, over all devices.
+        data_dir: where prepared data sets lie; TFDS's default when None.
+        raw_dir: where raw files of the data set lie.
+
+    Returns:
+        What `adaptive.json` holds.
+
+    Raises:
+        InputError: a number is out of range, so few calibration images cannot tell the loss, the
+            coding is not analog, or there is no such spiking network or it is damaged.
+    """
+    counts = {"batch_size": batch_size, "images": images, "calibration_images": calibration_images}
+    check_numbers(timesteps, delay, **counts)
+    if not coding.constant:
+        raise InputError("adaptive latency is for images fed as currents: leave --coding analog")
+    run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    held = min(calibration_images, run.dataset.info.num_train)
+    check_calibration(max_loss / 100, held)
+    output = output or (run.folder if snn == "snn" else run.folder / snn)
+    output.mkdir(parents=True, exist_ok=True)
+    mesh = sharding.data_mesh()
+    sharding.check_batch_size(batch_size, mesh)
+    graph = sharding.replicate(lower(artifact.graph), mesh)
+    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
+
+    def on_devices(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        for batch in batches:
+            sharded = sharding.shard_batch(dict(batch), mesh)
+            yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
+
+    def tested() -> Iterator[dict[str, Any]]:
+        limit = None if images is None else min(images, run.dataset.info.num_test)
+        source = run.dataset.test
+        with closing(data.eval_batches(source, batch_size=batch_size, limit=limit)) as batches:
+            yield from on_devices(batches)
+
+    def adaptive(batches: Iterator[dict[str, Any]], bound: float, **more: Any) -> Any:
+        def place(tree: Any) -> Any:
+            return sharding.shard_batch(jax.tree.map(np.asarray, tree), mesh)
+
+        return decide(
+            graph, batches, bound, timesteps, slots=batch_size, place=place, **how, **more
+        )
+
+    total = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
+    with progress.bar("calibrating", total=held, unit="images") as done:
+        batches = on_devices(_last_training_images(run, held, batch_size))
+        held_out = record(graph, batches, timesteps, **how, done=done)
+    bound = calibrate(held_out, max_loss / 100)
+    with progress.bar("at fixed T", total=total, unit="images") as done:
+        fixed, fixed_seconds = _timed(lambda: record(graph, tested(), timesteps, **how, done=done))
+    adaptive(islice(tested(), 1), -np.inf)  # compiles
+    with progress.bar("adaptively", total=total, unit="images") as done:
+        found, seconds = _timed(lambda: adaptive(tested(), bound, done=done))
+
+    expected, calibrated = fixed.stopped(bound), held_out.stopped(bound)
+    differ = (expected.classes != found.classes) | (expected.steps != found.steps)
+    nearest = max(1, round(found.mean_steps))
+    content = {
+        "timesteps": timesteps,
+        "images": found.labels.size,
+        "max_loss_points": max_loss,
+        "bound": bound if np.isfinite(bound) else None,
+        "held_out": {
+            "images": held_out.labels.size,
+            "accuracy_fixed": float(held_out.accuracy[-1]),
+            "accuracy": calibrated.accuracy,
+            "mean_steps": calibrated.mean_steps,
+        },
+        "accuracy": found.accuracy,
+        "accuracy_fixed": float(fixed.accuracy[-1]),
+        "accuracy_fixed_at_mean": {"T": nearest, "accuracy": float(fixed.accuracy[nearest - 1])},
+        "mean_steps": found.mean_steps,
+        "percentiles": {str(p): float(np.percentile(found.steps, p)) for p in _PERCENTILES},
+        "stopped_at": np.bincount(found.steps, minlength=timesteps + 1)[1:].tolist(),
+        "seconds": {"fixed": fixed_seconds, "adaptive": seconds},
+        "differ_from_fixed_simulation": int(differ.sum()),
+        "readout": readout,
+        **asdict(neurons),
+        "delay": delay,
+        "batch_size": batch_size,
+        "snn": snn,
+        "norm": artifact.about["norm"],
+        "network": run.config.model.name,
+        "data": run.config.data.name,
+        **provenance.describe(),
+    }
+    (output / "adaptive.json").write_text(json.dumps(content, indent=2) + "\n")
+    plot_adaptive(
+        content["stopped_at"],
+        fixed.accuracy.tolist(),
+        found.accuracy,
+        output / "adaptive.png",
+        title=f"{content['network']} on {content['data']}, {content['images']} test images",
+    )
+    return content
+
+
+def _last_training_images(run: Run, count: int, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Norm-factors are read from the first ones."""
+    source = run.dataset.train
+    for start in range(len(source) - count, len(source), batch_size):
+        positions = np.arange(start, start + batch_size)
+        image, label = source.gather(np.minimum(positions, len(source) - 1))
+        yield {"image": image, "label": label, "mask": positions < len(source)}
+
+
+def _timed(function: Callable[[], _T]) -> tuple[_T, float]:
+    """Its result, which lies on the host, and seconds."""
+    start = time.perf_counter()
+    return function(), time.perf_counter() - start

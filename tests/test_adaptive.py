@@ -1,0 +1,186 @@
+"""Adaptive latency: every image stops when and as the simulation of all to the end says."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cli import run, succeed
+from cli import trained as trained
+
+from tcl_jax import InputError, clip, convert, sharding
+from tcl_jax.simulation import Neurons, simulate
+from tcl_jax.simulation.adaptive import Record, calibrate, decide, read, record
+
+T = 30
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Numbers that are exact in float32 in any order, and images that take their time."""
+    rng = np.random.default_rng(1)
+    w = [jnp.asarray(rng.integers(-8, 9, s) / 8, jnp.float32) for s in ((6, 16), (16, 4))]
+
+    def forward(w, x):
+        return clip(jax.nn.relu(x @ w[0]), 2.0) @ w[1]
+
+    x = rng.integers(-8, 9, (23, 6)) / 16
+    labels = rng.integers(0, 4, 23)
+    return convert(forward, w, [jnp.ones((1, 6))], norm="tcl"), x.astype(np.float32), labels
+
+
+def _batches(x, labels, size):
+    """With padding of images that would fire a lot."""
+    for i in range(0, len(x), size):
+        kept = len(x[i : i + size])
+        image = np.full((size, 6), 3.0, np.float32)
+        label = np.zeros(size, np.int32)
+        image[:kept], label[:kept] = x[i : i + size], labels[i : i + size]
+        yield {"image": image, "label": label, "mask": np.arange(size) < kept}
+
+
+SETTINGS = {
+    "as it is": {},
+    "by membrane": {"readout": "membrane"},
+    "delayed": {"delay": 5},
+    "other neurons": {"neurons": Neurons(v0=0.5, refractory=1)},
+}
+
+
+@pytest.mark.parametrize("slots,chunk", [(4, 1), (5, 8), (32, 40)])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_decisions_are_those_of_the_whole_simulation(network, name, slots, chunk):
+    graph, x, labels = network
+    how = SETTINGS[name]
+    full = record(graph, _batches(x, labels, 8), T, **how)
+    assert full.labels.tolist() == labels.tolist()
+    bound = float(np.quantile(full.margins[np.isfinite(full.margins)], 0.6))
+    expected = full.stopped(bound)
+    assert len(set(expected.steps.tolist())) > 3 and expected.steps.max() == T, "no test"
+    told = []
+    found = decide(
+        graph, _batches(x, labels, 7), bound, T, slots=slots, chunk=chunk, done=told.append, **how
+    )
+    np.testing.assert_array_equal(found.steps, expected.steps)
+    np.testing.assert_array_equal(found.classes, expected.classes)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert sum(told) == len(x)
+    assert found.steps.min() > how.get("delay", 0)
+
+
+def test_slots_over_devices(network):
+    graph, x, labels = network
+    mesh = sharding.data_mesh()
+    found = decide(
+        sharding.replicate(graph, mesh),
+        _batches(x, labels, 8),
+        1.0,
+        T,
+        slots=8,
+        place=lambda tree: sharding.shard_batch(jax.tree.map(np.asarray, tree), mesh),
+    )
+    expected = record(graph, _batches(x, labels, 8), T).stopped(1.0)
+    np.testing.assert_array_equal(found.steps, expected.steps)
+    np.testing.assert_array_equal(found.classes, expected.classes)
+
+
+def test_margins_are_of_charges(network):
+    graph, x, labels = network
+    full = record(graph, _batches(x, labels, 23), T)
+    for t in (1, 7, T):
+        state = simulate(graph, jnp.asarray(x), t)
+        charge = np.asarray(state.counts + state.membrane["output"])
+        for i in range(len(x)):
+            own = full.classes[t - 1, i]
+            margin = charge[i, own] - np.delete(charge[i], own).max()
+            assert full.margins[t - 1, i] == margin
+        by_charge, margin = read(graph, state, "membrane")
+        np.testing.assert_array_equal(by_charge, charge.argmax(-1))
+        np.testing.assert_array_equal(margin, np.diff(np.sort(charge, -1)[:, -2:])[:, 0])
+
+
+def _record(rng):
+    """Decisions that become right, and margins that grow, but not always."""
+    labels = rng.integers(0, 3, 200)
+    right = rng.uniform(size=(T, 200)) < np.linspace(0.3, 0.98, T)[:, None]
+    margins = np.abs(rng.normal(0, 1, (T, 200))).cumsum(0) * 0.1
+    return Record(np.where(right, labels, (labels + 1) % 3), margins, labels)
+
+
+@pytest.mark.parametrize("loss", [0.005, 0.02, 0.3])
+def test_the_bound_keeps_the_loss_and_is_the_lowest_that_does(rng, loss):
+    held_out = _record(rng)
+    bound = calibrate(held_out, loss)
+    right = held_out.classes == held_out.labels
+
+    def spoiled(bound):  # image by image
+        stops = [next((t for t in range(T) if m[t] >= bound), T - 1) for m in held_out.margins.T]
+        return sum(bool(right[-1, i] and not right[t, i]) for i, t in enumerate(stops))
+
+    # Of 201 images, one that is not there counted as spoiled.
+    allowed = np.floor(loss * 201) - 1
+    bounds = np.quantile(held_out.margins, np.linspace(0, 1, 1001), method="nearest")[::-1]
+    first_bad = next(i for i, b in enumerate(bounds) if spoiled(b) > allowed)
+    assert bound == (bounds[first_bad - 1] if first_bad else np.inf)
+    lost = right[-1].mean() - held_out.stopped(bound).accuracy
+    assert lost <= loss
+
+
+def test_more_loss_is_less_time(rng):
+    held_out = _record(rng)
+    means = [held_out.stopped(calibrate(held_out, a)).mean_steps for a in (0.005, 0.01, 0.1, 0.5)]
+    assert means == sorted(means, reverse=True) and means[-1] < means[0]
+
+
+def test_where_nothing_is_safe_all_run_to_the_end():
+    classes = np.array([[1], [0]])
+    held_out = Record(classes, np.array([[5.0], [-1.0]]), np.array([0]))
+    assert calibrate(held_out, 0.5) == float("inf")
+    assert held_out.stopped(float("inf")).steps.tolist() == [2]
+
+
+def test_mistakes_are_refused(network):
+    graph, x, labels = network
+    with pytest.raises(InputError, match="no images"):
+        decide(graph, [], 1.0, T)
+    with pytest.raises(InputError, match="no images"):
+        record(graph, [], T)
+    with pytest.raises(InputError, match="at least one slot"):
+        decide(graph, _batches(x, labels, 8), 1.0, T, slots=0)
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        decide(graph, _batches(x, labels, 8), 1.0, 0)
+    held_out = _record(np.random.default_rng(0))
+    with pytest.raises(InputError, match="between 0 and 100 points, got 100"):
+        calibrate(held_out, 1.0)
+    with pytest.raises(InputError, match=r"0\.1 points cannot be told from 200 images: .* 999 or"):
+        calibrate(held_out, 0.001)
+
+
+def test_simulate_adaptively(trained, tmp_path):
+    succeed("convert", trained.folder, "--snn", "snn-adaptive", "--report-images", 0)
+    options = ("--snn", "snn-adaptive", "--timesteps", 40, "--images", 90, "--batch-size", 20)
+    options = (*options, "--adaptive", "--calibration-images", 130, "--output", tmp_path)
+    printed = succeed("simulate", trained.folder, *options, "--max-loss", 1.0)
+    content = json.loads((tmp_path / "adaptive.json").read_text())
+    assert content["images"] == sum(content["stopped_at"]) == 90
+    assert content["held_out"]["images"] == 130
+    assert content["differ_from_fixed_simulation"] == 0
+    assert content["mean_steps"] < 20 and content["percentiles"]["50"] <= 20
+    at = np.arange(1, 41)
+    assert content["mean_steps"] == pytest.approx(np.average(at, weights=content["stopped_at"]))
+    held_out = content["held_out"]
+    assert held_out["accuracy_fixed"] - held_out["accuracy"] <= 0.01 + 1e-9
+    for figure in (f"{content['accuracy']:.2%}", f"{content['mean_steps']:.2f}"):
+        assert figure in printed.out
+    assert (tmp_path / "adaptive.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "curve.csv").exists()
+    for wrong, answer in (
+        (("--coding", "rate"), "leave --coding analog"),
+        (("--max-loss", -1), "--max-loss must lie between 0 and 100 points, got -1"),
+        (("--max-loss", 0.1), "cannot be told from 130 images"),
+        (("--energy",), "leave --adaptive or --energy out"),
+        (("--calibration-images", 0), "--calibration-images must be at least 1, got 0"),
+    ):
+        refused = run("simulate", trained.folder, *options, *wrong)
+        assert refused.status == 2 and answer in refused.err

@@ -1,0 +1,256 @@
+"""Integer networks: int8 weights and int32 potentials, the same spikes wherever computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tcl_jax import InputError, clip, convert, models, sharding, simulation
+from tcl_jax.conversion import Artifact, load, save
+from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.convolution import weigh
+
+LATENCY = 30
+
+
+def _conv(x, kernel, strides=(1, 1), groups=1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _pool(x, size):
+    shape = (1, size, size, 1)
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, shape, shape, "VALID") / size**2
+
+
+def _network(w, x):
+    """A strided convolution, a pool, a depthwise one, a shortcut and a dense layer."""
+    x = clip(jax.nn.relu(_conv(x, w["a"], (2, 2)) + w["bias"]), 1.5)
+    x = _pool(x, 2)
+    y = clip(jax.nn.relu(_conv(x, w["b"], groups=8)), 0.8)
+    y = clip(jax.nn.relu(_conv(y, w["c"]) + y), 1.2)
+    return y.reshape(y.shape[0], -1) @ w["d"]
+
+
+@pytest.fixture
+def weights(rng):
+    shapes = {"a": (3, 3, 2, 8), "bias": (8,), "b": (3, 3, 1, 8), "c": (3, 3, 8, 8), "d": (32, 5)}
+    return {k: jnp.asarray(rng.normal(0, 0.4, s), jnp.float32) for k, s in shapes.items()}
+
+
+@pytest.fixture
+def images(rng):
+    return jnp.asarray(rng.normal(0, 1, (8, 8, 8, 2)), jnp.float32)
+
+
+# --- NumPy, in 64 bits ----------------------------------------------------------------------
+
+
+def _convolved(x, node):
+    kernel = np.asarray(node.kernel, np.int64)
+    x = np.pad(x, ((0, 0), *node.padding, (0, 0)))
+    windows = sliding_window_view(x, kernel.shape[:2], (1, 2))
+    windows = windows[:, :: node.strides[0], :: node.strides[1]]  # b h w c i j
+    outs = kernel.shape[-1] // node.groups
+    ins = kernel.shape[-2]
+    parts = []
+    for k in range(node.groups):
+        part = windows[..., k * ins : (k + 1) * ins, :, :]
+        own = kernel[..., k * outs : (k + 1) * outs]
+        parts.append(np.einsum("bhwcij,ijco->bhwo", part, own))
+    return np.concatenate(parts, -1)
+
+
+def _step(graph, potentials, image):
+    values, spikes = {}, {}
+    for node in graph.nodes:
+        ins = [values[i] for i in node.inputs]
+        match node:
+            case g.Input():
+                value = image
+            case g.Quantise():
+                value = np.rint(ins[0] * np.float32(node.rate)).clip(-127, 127).astype(np.int64)
+            case g.Conv():
+                value = _convolved(ins[0], node)
+                value = value + (0 if node.bias is None else np.asarray(node.bias))
+            case g.Dense():
+                value = ins[0] @ np.asarray(node.kernel, np.int64)
+                value = value + (0 if node.bias is None else np.asarray(node.bias))
+            case g.Pool():
+                b, h, w, c = ins[0].shape
+                k = node.window[0]
+                value = ins[0].reshape(b, h // k, k, w // k, k, c).sum((2, 4))
+            case g.Scale():
+                value = ins[0] * np.asarray(node.scale) + np.asarray(node.shift)
+            case g.Add():
+                value = ins[0] + ins[1]
+            case g.Reshape():
+                value = ins[0].reshape(ins[0].shape[0], *node.shape)
+            case g.Neuron() | g.Output():
+                potential = potentials.get(node.name, 0) + ins[0]
+                value = (potential >= np.asarray(node.threshold)).astype(np.int64)
+                potentials[node.name] = potential - value * np.asarray(node.threshold)
+                spikes[node.name] = value
+        values[node.name] = value
+    return spikes
+
+
+def test_spikes_are_those_of_numpy(weights, images):
+    graph = simulation.quantise(convert(_network, weights, images), images)
+    trains = simulation.spike_trains(graph, images, LATENCY)
+    potentials: dict = {}
+    fired = 0
+    for t in range(LATENCY):
+        for name, expected in _step(graph, potentials, np.asarray(images)).items():
+            np.testing.assert_array_equal(trains[name][t], expected)
+            fired += expected.sum()
+    assert fired > 1000
+
+
+# --- What is rounded ------------------------------------------------------------------------
+
+
+def test_weights_are_rounded_in_units_of_their_channel(rng):
+    w = jnp.asarray(rng.normal(0, 1, (6, 4)) * [1, 2, 3, 0.1], jnp.float32)
+    x = jnp.asarray(rng.normal(0, 1, (3, 6)), jnp.float32)
+
+    def network(w, x):
+        x = clip(jax.nn.relu(x), 2.0)
+        return clip(jax.nn.relu(x @ w + 0.5), 1.0) @ jnp.eye(4)
+
+    graph = convert(network, w, x)
+    hidden = next(n for n in simulation.quantise(graph, x).nodes if isinstance(n, g.Dense))
+    found = simulation.quantise(graph, x)
+    neuron = found.neurons[1]
+    unit = np.abs(np.asarray(w, np.float64) * 2).max(0) / 127  # the layer before has λ = 2
+    np.testing.assert_array_equal(hidden.kernel, np.rint(np.asarray(w, np.float64) * 2 / unit))
+    np.testing.assert_array_equal(hidden.bias, np.rint(0.5 / unit))
+    np.testing.assert_array_equal(neuron.threshold, np.rint(1 / unit))
+    assert hidden.kernel.dtype == jnp.int8
+    assert hidden.bias.dtype == neuron.threshold.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("name", ["cnet", "resnet20"])
+def test_logits_are_nearly_those_of_the_float_network(name, rng, randomised):
+    x = jnp.asarray(rng.normal(0, 1, (4, 16, 16, 3)), jnp.float32)
+    model = models.create(name, image_shape=x.shape[1:], num_classes=5)
+    variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
+    graph = convert(model.apply, variables, x)
+    logits = {}
+    for key, network in {"float": graph, "int": simulation.quantise(graph, x)}.items():
+        state = jax.jit(simulation.simulate, static_argnums=2)(simulation.lower(network), x, 100)
+        out = network.output
+        total = state.membrane[out.name] + state.counts * out.threshold
+        logits[key] = np.asarray(total * out.scale)
+    error = np.abs(logits["int"] - logits["float"]).max() / np.abs(logits["float"]).max()
+    assert 0 < error < 0.1
+
+
+def test_a_pool_beside_neurons_is_counted_in_common_units(rng):
+    w = jnp.asarray(rng.normal(0, 0.5, (4, 3)), jnp.float32)
+    x = jnp.asarray(rng.uniform(0, 1, (4, 4, 4, 2)), jnp.float32)
+
+    def network(w, x):
+        x = clip(jax.nn.relu(x), 1.0)
+        both = jnp.concatenate([_pool(x, 2), x[:, ::2, ::2]], -1)
+        return jnp.sum(both @ w, (1, 2))
+
+    graph = convert(network, w, x)
+    found = simulation.simulate(simulation.quantise(graph, x), x, 200).counts
+    expected = simulation.simulate(graph, x, 200).counts
+    np.testing.assert_allclose(found, expected, atol=0.02 * 200)
+    assert np.max(expected) > 100
+
+
+# --- Exactness ------------------------------------------------------------------------------
+
+
+def test_a_cpu_sums_in_float_what_others_sum_in_int(rng):
+    x = jnp.asarray(rng.integers(0, 2, (4, 5000)), jnp.int8)
+    kernel = jnp.asarray(rng.integers(-127, 128, (5000, 7)), jnp.int8)
+
+    def product(x, k, dtype):
+        return jnp.matmul(x, k, preferred_element_type=dtype)
+
+    np.testing.assert_array_equal(weigh(x, kernel, product), product(x, kernel, jnp.int32))
+    assert weigh(x, kernel, product).dtype == jnp.int32
+
+
+def test_devices_and_batches_do_not_matter(weights, images):
+    graph = simulation.quantise(convert(_network, weights, images), images)
+    simulate = jax.jit(simulation.simulate, static_argnums=2)
+    whole = simulate(graph, images, LATENCY)
+    mesh = sharding.data_mesh()
+    assert mesh.size == 4
+    spread = simulate(
+        sharding.replicate(graph, mesh), sharding.shard_batch(np.asarray(images), mesh), LATENCY
+    )
+    lowered = simulate(simulation.lower(graph, "cpu"), images, LATENCY)
+    single = [simulate(graph, x[None], LATENCY) for x in images]
+    for name, potential in whole.membrane.items():
+        alone = np.concatenate([state.membrane[name] for state in single])
+        np.testing.assert_array_equal(potential, alone)
+        np.testing.assert_array_equal(potential, spread.membrane[name])
+        np.testing.assert_array_equal(potential, lowered.membrane[name])
+        assert potential.dtype == jnp.int32
+
+
+def test_an_integer_network_is_saved_and_loaded(tmp_path, weights, images):
+    graph = simulation.quantise(convert(_network, weights, images), images)
+    save(Artifact(graph, {}), tmp_path / "snn")
+    found = load(tmp_path / "snn").graph
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(graph), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_initial_potential_floor_and_membrane_readout_are_whole(weights, images):
+    graph = simulation.quantise(convert(_network, weights, images), images)
+    neurons = simulation.Neurons(v0=0.5, floor=1.0)
+    state = simulation.init_state(graph, 1, neurons)
+    first = graph.neurons[0]
+    np.testing.assert_array_equal(state.membrane[first.name][0, 0, 0], np.rint(first.threshold / 2))
+    state = simulation.simulate(graph, images, LATENCY, neurons=neurons)
+    for neuron in graph.neurons:
+        assert np.all(state.membrane[neuron.name] >= -neuron.threshold)
+    for readout in ("spikes", "membrane"):
+        assert simulation.classify(graph, state, readout).shape == (8,)
+
+
+# --- Refusals -------------------------------------------------------------------------------
+
+
+def test_a_leak_is_refused(weights, images):
+    graph = simulation.quantise(convert(_network, weights, images), images)
+    with pytest.raises(InputError, match="--leak takes fractions"):
+        simulation.simulate(graph, images, 2, neurons=simulation.Neurons(leak=0.1))
+
+
+def test_two_maps_in_a_row_are_refused(weights, images):
+    def network(w, x):
+        return _conv(_conv(clip(jax.nn.relu(x), 1.0), w["a"]), w["c"]).sum((1, 2))
+
+    with pytest.raises(InputError, match="with no neurons between them"):
+        simulation.quantise(convert(network, weights, images), images)
+
+
+def test_pools_without_a_common_unit_are_refused(images):
+    def network(w, x):
+        x = clip(jax.nn.relu(x), 1.0)
+        both = jnp.concatenate([_pool(x, 4).sum((1, 2)), _pool(x[:, :6, :6], 3).sum((1, 2))], -1)
+        return both @ w
+
+    with pytest.raises(InputError, match="no common whole number"):
+        simulation.quantise(convert(network, jnp.ones((4, 2)), images), images)
+
+
+def test_images_without_content_are_refused(weights, images):
+    with pytest.raises(InputError, match="largest value is 0"):
+        simulation.quantise(convert(_network, weights, images), images * 0)
