@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from tcl_jax import models, provenance, simulation  # noqa: E402
 from tcl_jax.conversion import (  # noqa: E402
+    SpikingGraph,
     calibrate,
     evaluate,
     fold,
@@ -90,10 +91,15 @@ def _apart(name: str, what: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _network(name: str, side: int) -> tuple[Any, Any, jax.Array]:
+def convert_random(name: str, shape: tuple[int, int, int]) -> tuple[SpikingGraph, jax.Array]:
+    """A network with random variables, converted on two random images, and these."""
+    model, variables, x = _network(name, shape)
+    return _convert(model, variables, x), x
+
+
+def _network(name: str, shape: tuple[int, int, int]) -> tuple[Any, Any, jax.Array]:
     """A network with random variables, and two images."""
     rng = np.random.default_rng(0)
-    shape = (side, side, 3)
     model = models.create(name, image_shape=shape, num_classes=NETWORKS[name][2])
     x = jnp.asarray(rng.normal(0, 1, (2, *shape)), jnp.float32)
     draw = {
@@ -118,7 +124,7 @@ def _convert(model: Any, variables: Any, x: jax.Array) -> Any:
 
 def _conversion(name: str) -> dict[str, Any]:
     side = NETWORKS[name][0]
-    model, variables, x = _network(name, side)
+    model, variables, x = _network(name, (side, side, 3))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     graph = _convert(model, variables, x)
@@ -136,7 +142,7 @@ def _conversion(name: str) -> dict[str, Any]:
 
 def _convergence(name: str) -> dict[str, Any]:
     side = NETWORKS[name][1]
-    model, variables, x = _network(name, side)
+    model, variables, x = _network(name, (side, side, 3))
     graph = _convert(model, variables, x)
     logits = np.asarray(jax.jit(model.apply)(variables, x))
     largest = np.abs(logits).max()

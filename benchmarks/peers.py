@@ -1,0 +1,196 @@
+"""A spiking graph as a PyTorch module of another library's integrate-and-fire neurons.
+
+Every library gets what its documentation recommends for inference, and the same head start as
+ours: currents that do not change over time are computed once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sinabs.activation
+import sinabs.layers
+import snntorch
+import torch
+import torch.nn.functional as F
+from spikingjelly.activation_based import neuron
+
+from tcl_jax.conversion import SpikingGraph
+from tcl_jax.conversion import graph as g
+
+
+class _SnnTorch(torch.nn.Module):
+    """snnTorch hands the membrane potential to its caller."""
+
+    def __init__(self):
+        super().__init__()
+        self.neuron = snntorch.Leaky(beta=1.0, reset_mechanism="subtract", reset_delay=False)
+        self.potential = None
+
+    def forward(self, current: torch.Tensor) -> torch.Tensor:
+        if self.potential is None:
+            self.potential = torch.zeros_like(current)
+        spikes, self.potential = self.neuron(current, self.potential)
+        return spikes
+
+
+def _neuron(library: str, mode: str, batch: int) -> torch.nn.Module:
+    match library:
+        case "spikingjelly":
+            return neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=mode[0])
+        case "sinabs":
+            return sinabs.layers.IAF(
+                spike_threshold=torch.tensor(1.0),
+                spike_fn=sinabs.activation.SingleSpike,
+                reset_fn=sinabs.activation.MembraneSubtract(),
+            )
+        case "snntorch":
+            return _SnnTorch()
+    raise ValueError(library)
+
+
+class Network(torch.nn.Module):
+    """The graph; `forward` maps images to the output neurons' spike counts.
+
+    In mode ``ann`` it is the network that the graph is of, and gives logits.  In mode ``single``
+    the network is run once a step; in ``multi`` each layer sees all steps at once, its affine maps
+    with the steps as part of the batch.
+    """
+
+    def __init__(self, graph: SpikingGraph, library: str, mode: str, layout: str, batch: int):
+        super().__init__()
+        self.mode, self.batch, self.library = mode, batch, library
+        self.nodes = graph.nodes
+        self.layout = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        self.layers = torch.nn.ModuleDict()
+        for node in graph.nodes:
+            layer = _layer(node)
+            if isinstance(node, g.Neuron | g.Output):
+                # Else equal weights would not mean equal spikes.
+                assert np.all(np.asarray(node.threshold) == 1)
+                layer = None if mode == "ann" else _neuron(library, mode, batch)
+            if layer is not None:
+                self.layers[_key(node)] = layer
+        self.eval().to(memory_format=self.layout)
+
+    @torch.inference_mode()
+    def forward(self, images: np.ndarray, timesteps: int = 1) -> torch.Tensor:
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+        for module in self.modules():
+            if isinstance(module, neuron.IFNode):
+                module.reset()
+            elif isinstance(module, sinabs.layers.IAF):
+                module.reset_states()
+            elif isinstance(module, _SnnTorch):
+                module.potential = None
+        fixed = self._fixed(x)
+        if self.mode == "multi":
+            return self._pass(fixed, timesteps)
+        return sum(self._pass(fixed, 1) for _ in range(timesteps))
+
+    def _fixed(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        values: dict[str, torch.Tensor] = {}
+        for node in self.nodes:
+            if isinstance(node, g.Input):
+                values[node.name] = x
+            elif not isinstance(node, g.Neuron) and all(i in values for i in node.inputs):
+                values[node.name] = self._affine(node, *(values[i] for i in node.inputs))
+        return values
+
+    def _pass(self, fixed: dict[str, torch.Tensor], steps: int) -> torch.Tensor:
+        values: dict[str, torch.Tensor] = {}
+        for node in self.nodes:
+            if node.name in fixed:
+                continue
+            inputs = [
+                values[i] if i in values else fixed[i].repeat(steps, *[1] * (fixed[i].ndim - 1))
+                for i in node.inputs
+            ]
+            if isinstance(node, g.Neuron | g.Output):
+                if self.mode == "ann":
+                    y = inputs[0].clamp(0, 1) if isinstance(node, g.Neuron) else inputs[0]
+                else:
+                    y = self._fire(self.layers[_key(node)], inputs[0], steps)
+            else:
+                y = self._affine(node, *inputs)
+            values[node.name] = y
+        return y.unflatten(0, (steps, self.batch)).sum(0)
+
+    def _fire(self, layer: torch.nn.Module, current: torch.Tensor, steps: int) -> torch.Tensor:
+        if self.mode == "single":
+            return layer(current)
+        by_step = current.unflatten(0, (steps, self.batch))
+        if self.library == "sinabs":  # batch first
+            return layer(by_step.transpose(0, 1)).transpose(0, 1).flatten(0, 1)
+        return layer(by_step).flatten(0, 1)
+
+    def _affine(self, node: g.Node, *inputs: torch.Tensor) -> torch.Tensor:
+        x = inputs[0]
+        match node:
+            case g.Conv() | g.Dense():
+                return self.layers[_key(node)](x)
+            case g.Scale():
+                scale, shift = (self._against(v, x) for v in (node.scale, node.shift))
+                return x * scale + shift
+            case g.Pool():
+                x = F.pad(x, [n for pair in reversed(node.padding[:2]) for n in pair])
+                size = node.window[0] * node.window[1]
+                return F.avg_pool2d(x, node.window[:2], node.strides[:2]) * (
+                    float(node.factor) * size
+                )
+            case g.Sum():
+                return x.sum([{0: 2, 1: 3, 2: 1}[a] for a in node.axes]) * float(node.factor)
+            case g.Reshape():
+                x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+                return x.reshape(x.shape[0], *node.shape)
+            case g.Add():
+                return x + inputs[1]
+        raise TypeError(f"no PyTorch form of {type(node).__name__}")
+
+    @staticmethod
+    def _against(value: Any, x: torch.Tensor) -> torch.Tensor:
+        vector = torch.from_numpy(np.array(value))
+        return vector.reshape(-1, *[1] * (x.ndim - 2)) if vector.ndim else vector
+
+
+def _key(node: g.Node) -> str:
+    return node.name.replace(".", "_")
+
+
+def _layer(node: g.Node) -> torch.nn.Module | None:
+    match node:
+        case g.Conv():
+            kernel = np.asarray(node.kernel).transpose(3, 2, 0, 1)
+            layer: Any = torch.nn.Conv2d(
+                kernel.shape[1] * node.groups,
+                kernel.shape[0],
+                kernel.shape[2:],
+                node.strides,
+                dilation=node.dilation,
+                groups=node.groups,
+            )
+            pads = [n for pair in reversed(node.padding) for n in pair]
+            if node.padding[0][0] == node.padding[0][1] == node.padding[1][0] == node.padding[1][1]:
+                layer.padding = node.padding[0][0], node.padding[1][0]
+                module: torch.nn.Module = layer
+            else:
+                module = torch.nn.Sequential(torch.nn.ZeroPad2d(pads), layer)
+        case g.Dense():
+            kernel = np.asarray(node.kernel).T
+            module = layer = torch.nn.Linear(kernel.shape[1], kernel.shape[0])
+        case _:
+            return None
+    bias = np.zeros(kernel.shape[0], np.float32) if node.bias is None else np.asarray(node.bias)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
+        layer.bias.copy_(torch.from_numpy(np.broadcast_to(bias, kernel.shape[:1]).copy()))
+    return module
+
+
+def runner(
+    graph: SpikingGraph, library: str, variant: str, batch: int
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """From images and T to the output neurons' spike counts, by another library."""
+    mode, layout = variant.split("/")
+    network = Network(graph, library, mode, layout, batch)
+    return lambda images, timesteps: network(images, timesteps).numpy()
