@@ -1,7 +1,8 @@
 """Adaptive latency and energy of the trained networks: `python results/adaptive.py`.
 
 Runs simulate.py on what `results/reproduce.py fashion_mnist` left in runs/fashion_mnist, where it
-has not yet, and writes results/adaptive: tables, and every figure's record beside its plot.
+has not yet, and writes results/adaptive: tables, and every figure's record beside its plot.  What
+has not been trained is left out.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def main() -> int:
             ("energy", e.energy_images, ()),
         ):
             record = folder / e.run / f"{what}.json"
-            if not record.exists() and not options.report_only:
+            trained = (ROOT / "runs" / "fashion_mnist" / e.run / "snn-tcl").exists()
+            if trained and not record.exists() and not options.report_only:
                 _simulate(e, f"--{what}", images, *more, "--output", record.parent)
             if record.exists():
                 records[what].append(json.loads(record.read_text()))
