@@ -8,6 +8,7 @@ has not been trained is left out.
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -62,9 +63,10 @@ def main() -> int:
             ("energy", e.energy_images, ()),
         ):
             record = folder / e.run / f"{what}.json"
-            trained = (ROOT / "runs" / "fashion_mnist" / e.run / "snn-tcl").exists()
-            if trained and not record.exists() and not options.report_only:
+            run = ROOT / "runs" / "fashion_mnist" / e.run
+            if (run / "snn-tcl").exists() and not record.exists() and not options.report_only:
                 _simulate(e, f"--{what}", images, *more, "--output", record.parent)
+                shutil.copy(run / "environment.json", record.parent)  # of its training
             if record.exists():
                 records[what].append(json.loads(record.read_text()))
     _write(folder, **records)
@@ -122,7 +124,7 @@ def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     rows += [
         "",
-        "Seconds are of one pass each, compiled before, on a machine that did other work, too.",
+        "Seconds are of one pass each, compiled before.",
         "",
         "## Energy at fixed latencies",
         "",
@@ -148,7 +150,8 @@ def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
             )
             rows.append("| " + " | ".join(map(str, cells)) + " |")
     rows += ["", "## Commands", ""]
-    for content in (*adaptive, *energy):
+    trainings = [json.loads(f.read_text()) for f in sorted(folder.glob("*/environment.json"))]
+    for content in (*trainings, *adaptive, *energy):
         where = f"{content['hardware']['device']}, {content['hardware']['host_cores']} cores"
         rows.append(f"- `{content['command']}` (commit {content['commit'][:10]}; {where})")
     for run in sorted(p for p in folder.iterdir() if p.is_dir()):
