@@ -135,6 +135,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     return _train(tmp_path_factory.getbasetemp() / "digits")
 
 
+@functools.cache
+def _convert(folder: Path, name: str) -> str:
+    succeed("convert", folder, "--snn", name, "--report-images", 0)
+    return name
+
+
+@pytest.fixture(scope="session")
+def converted(trained: DigitsRun) -> str:
+    """The name of that network's spiking form, made without a report."""
+    return _convert(trained.folder, "snn-shared")
+
+
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """The same without TCL, for the baselines."""

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cli import run, succeed
+from cli import converted as converted
+from cli import succeed
 from cli import trained as trained
 
 from tcl_jax import InputError, clip, convert, sharding
@@ -157,9 +158,8 @@ def test_mistakes_are_refused(network):
         calibrate(held_out, 0.001)
 
 
-def test_simulate_adaptively(trained, tmp_path):
-    succeed("convert", trained.folder, "--snn", "snn-adaptive", "--report-images", 0)
-    options = ("--snn", "snn-adaptive", "--timesteps", 40, "--images", 90, "--batch-size", 20)
+def test_simulate_adaptively(trained, converted, tmp_path):
+    options = ("--snn", converted, "--timesteps", 40, "--images", 90, "--batch-size", 20)
     options = (*options, "--adaptive", "--calibration-images", 130, "--output", tmp_path)
     printed = succeed("simulate", trained.folder, *options, "--max-loss", 1.0)
     content = json.loads((tmp_path / "adaptive.json").read_text())
@@ -175,12 +175,3 @@ def test_simulate_adaptively(trained, tmp_path):
         assert figure in printed.out
     assert (tmp_path / "adaptive.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "curve.csv").exists()
-    for wrong, answer in (
-        (("--coding", "rate"), "leave --coding analog"),
-        (("--max-loss", -1), "--max-loss must lie between 0 and 100 points, got -1"),
-        (("--max-loss", 0.1), "cannot be told from 130 images"),
-        (("--energy",), "leave --adaptive or --energy out"),
-        (("--calibration-images", 0), "--calibration-images must be at least 1, got 0"),
-    ):
-        refused = run("simulate", trained.folder, *options, *wrong)
-        assert refused.status == 2 and answer in refused.err

@@ -35,6 +35,7 @@ class Tried(NamedTuple):
 
 
 TRAIN = "train.py digits-cnet --workdir {new}"
+ADAPTIVE = "simulate.py {run} --adaptive"
 FOUR_DEVICES = "XLA_FLAGS=--xla_force_host_platform_device_count=4"
 
 TRIED = [
@@ -140,6 +141,26 @@ TRIED = [
     Tried("no images", "simulate.py {run} --images 0", ("--images", "at least 1")),
     Tried("no batch", "simulate.py {run} --batch-size 0", ("--batch-size", "at least 1")),
     Tried("unknown readout", "simulate.py {run} --readout rate", ("spikes, membrane", "'rate'")),
+    Tried("adaptive, of spikes", f"{ADAPTIVE} --coding rate", ("leave --coding analog",)),
+    Tried(
+        "a loss below 0",
+        f"{ADAPTIVE} --max-loss -1",
+        ("--max-loss must lie between 0 and 100 points, got -1",),
+    ),
+    Tried(
+        "too few to tell a loss",
+        f"{ADAPTIVE} --calibration-images 130",
+        ("0.1 points cannot be told from 130 images", "--calibration-images 999"),
+    ),
+    Tried("adaptive energy", f"{ADAPTIVE} --energy", ("leave --adaptive or --energy out",)),
+    Tried(
+        "no held-out images",
+        f"{ADAPTIVE} --calibration-images 0",
+        ("--calibration-images must be at least 1, got 0",),
+    ),
+    Tried(
+        "energy below 0", "simulate.py {run} --energy --mac -1", ("--mac must be finite and not",)
+    ),
     Tried("graph.json cut off", "simulate.py {graph_cut}", ("{graph_cut}/snn", "damaged")),
     Tried("graph.json misedited", "simulate.py {graph_edited}", ("{graph_edited}/snn", "damaged")),
     Tried("graph of elsewhere", "simulate.py {graph_bare}", ("{graph_bare}/snn", "convert.py")),

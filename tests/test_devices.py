@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from cli import ROOT, environment, succeed
+from cli import converted as converted
 from cli import trained as trained
 
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -64,13 +65,11 @@ def test_four_devices_train_as_one_does():
     np.testing.assert_allclose(four["lambda"], one["lambda"], rtol=0, atol=1e-5)
 
 
-def test_four_devices_simulate_as_one_does(trained, tmp_path):
-    snn = "snn-devices"
-    succeed("convert", trained.folder, "--snn", snn)
+def test_four_devices_simulate_as_one_does(trained, converted, tmp_path):
     found = {}
     for count, devices in ((1, ONE), (4, FOUR)):
         output = tmp_path / str(count)
-        options = ["--snn", snn, "--timesteps", 20, "--batch-size", 60, "--output", output]
+        options = ["--snn", converted, "--timesteps", 20, "--batch-size", 60, "--output", output]
         succeed("simulate", trained.folder, *options, **devices)
         found[count] = json.loads((output / "summary.json").read_text())
         assert found[count]["hardware"]["devices"] == count

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli import converted as converted
 from cli import succeed
 from cli import trained as trained
 
@@ -273,9 +274,8 @@ def test_the_constants_are_horowitz_s():
         OperationCost(mac=-1.0)
 
 
-def test_simulate_prints_and_writes_what_it_cost(trained, tmp_path):
-    succeed("convert", trained.folder, "--snn", "snn-energy", "--report-images", 0)
-    options = ("--snn", "snn-energy", "--timesteps", 8, "--images", 50, "--batch-size", 20)
+def test_simulate_prints_and_writes_what_it_cost(trained, converted, tmp_path):
+    options = ("--snn", converted, "--timesteps", 8, "--images", 50, "--batch-size", 20)
     plain = succeed("simulate", trained.folder, *options, "--output", tmp_path / "plain")
     told = ("--energy", "--ac", 2, "--output", tmp_path / "energy")
     printed = succeed("simulate", trained.folder, *options, *told)
