@@ -26,7 +26,9 @@ def reported_at_exit() -> Iterator[None]:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter("warning: %(message)s"))
     # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unless_late
     try:
         yield
     except (InputError, OSError) as error:
@@ -41,3 +43,13 @@ def reported_at_exit() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Where one read of a checkpoint fails, others are answered in threads of TensorStore's.
+
+    By then orbax may have closed the event loop that they answer to, which they complain about
+    before the failure itself has come up to the command line.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

@@ -6,6 +6,8 @@ import re
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import pytest
-from cli import DigitsRun, Finished, run, succeed
+from cli import ROOT, DigitsRun, Finished, run, succeed
 from cli import plain as plain
 from cli import trained as trained
 
@@ -274,6 +276,39 @@ def test_a_mistake_is_answered_by_one_sentence(tried, answers, folders):
             assert words.format(**folders) in sentence
     assert done.seconds < 60
     assert len(sentence) < 600
+
+
+LATE = """
+import asyncio, sys
+from tcl_jax.errors import InputError, reported_at_exit
+
+class Reader:
+    def __init__(self, answer): self.answer = answer
+    def __del__(self): raise RuntimeError(self.answer)
+
+async def forgotten():
+    raise ValueError("NOT_FOUND")
+
+async def restore():
+    task = asyncio.ensure_future(forgotten())
+    await asyncio.sleep(0)
+
+with reported_at_exit():
+    Reader("Event loop is closed")
+    Reader("something else")
+    asyncio.run(restore())
+    raise InputError("the one sentence")
+"""
+
+
+def test_reads_that_fail_late_say_nothing_and_all_else_does():
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "Event loop" not in done.stderr and "NOT_FOUND" not in done.stderr
+    assert "RuntimeError: something else" in done.stderr
+    assert done.stderr.endswith("\nerror: the one sentence\n")
 
 
 @pytest.mark.parametrize("command", ["train", "train digits-cnet", "convert", "simulate"])
