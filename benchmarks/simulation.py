@@ -184,11 +184,14 @@ def _ann(graph: Any, batch: int) -> Callable[..., np.ndarray]:
 
 
 def _write(content: dict[str, Any]) -> None:
+    from tcl_jax import provenance
+
+    commit = provenance.short(content["commit"])
     peers = list(PEERS)[:3]
     rows = [
         "# Simulation beside other libraries",
         "",
-        f"Written by `{content['command']}` (commit {content['commit'][:10]}), which says how it "
+        f"Written by `{content['command']}` (commit {commit}), which says how it "
         "measures; "
         + ", ".join(f"{p} {v}" for p, v in content["peers"].items())
         + f"; {content['hardware']['device']}, {content['hardware']['host_cores']} cores.  "

@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tcl_jax import provenance  # noqa: E402
 from tcl_jax.errors import reported_at_exit  # noqa: E402
 
 
@@ -153,7 +154,8 @@ def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
     trainings = [json.loads(f.read_text()) for f in sorted(folder.glob("*/environment.json"))]
     for content in (*trainings, *adaptive, *energy):
         where = f"{content['hardware']['device']}, {content['hardware']['host_cores']} cores"
-        rows.append(f"- `{content['command']}` (commit {content['commit'][:10]}; {where})")
+        commit = provenance.short(content["commit"])
+        rows.append(f"- `{content['command']}` (commit {commit}; {where})")
     for run in sorted(p for p in folder.iterdir() if p.is_dir()):
         for plot in ("adaptive.png", "energy.png"):
             if (run / plot).exists():

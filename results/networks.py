@@ -195,7 +195,7 @@ def _write(found: dict[str, Any], folder: Path) -> None:
         )
     hardware = json.loads((folder / "networks.json").read_text())["hardware"]
     commits = {
-        what: sorted({entry[what]["commit"][:10] for entry in found.values()})
+        what: sorted({provenance.short(entry[what]["commit"]) for entry in found.values()})
         for what in ("conversion", "convergence")
     }
     said = "; ".join(f"{what} at commit {', '.join(c)}" for what, c in commits.items())

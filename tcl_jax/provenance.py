@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -30,6 +31,15 @@ def describe() -> dict[str, Any]:
             "host_cores": len(os.sched_getaffinity(0)),
         },
     }
+
+
+def short(commit: str) -> str:
+    """A recorded commit for a page: ten digits, and still marked where the code was changed.
+
+    >>> short("17ecff495a97fea1ea35a4aac1770fb85dc434b3+changes")
+    '17ecff495a+changes'
+    """
+    return re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", commit)
 
 
 def _commit() -> str:

@@ -15,7 +15,10 @@ def _record(folder, *, tcl, ann, accuracy, snn="snn"):
     """What a run and its simulation leave behind."""
     (folder / snn).mkdir(parents=True)
     hardware = {"device": "a processor", "host_cores": 3}
-    about = {"command": f"python train.py x --workdir {folder.name}", "commit": "0123456789abcdef"}
+    about = {
+        "command": f"python train.py x --workdir {folder.name}",
+        "commit": "0123456789abcdef+changes",
+    }
     (folder / "config.json").write_text(json.dumps({"seed": 7}))
     (folder / "environment.json").write_text(json.dumps(about | {"hardware": hardware}))
     lam = {"act1": 2.5, "act2": 1.5} if tcl else {}
@@ -59,6 +62,7 @@ def report(tmp_path):
 
 def test_table_holds_the_figures_of_the_curves(report):
     page = (report / "README.md").read_text()
+    assert "(commit 0123456789+changes)" in page
     assert "| TCL | 93.00 | 92.54 |" in page
     assert "| max norm | 94.00 | 86.00 |" in page
     assert "123 test images" in page

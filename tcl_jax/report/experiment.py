@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcl_jax import provenance
 from tcl_jax.report.plots import plot_curves, plot_lambda, plot_training
 from tcl_jax.training.log import METRICS, read
 
@@ -189,5 +190,5 @@ def _commands(groups: Mapping[str, Sequence[Curve]]) -> list[str]:
         for c in curves:
             conversion = json.loads((c.run / c.snn / "conversion.json").read_text())
             for about in (c.environment, conversion, c.summary):
-                found.append(f"- `{about['command']}` (commit {about['commit'][:10]})")
+                found.append(f"- `{about['command']}` (commit {provenance.short(about['commit'])})")
     return list(dict.fromkeys(found))
