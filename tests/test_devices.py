@@ -11,6 +11,11 @@ from cli import ROOT, environment, succeed
 from cli import converted as converted
 from cli import trained as trained
 
+from tcl_jax import config, data, models, sharding
+from tcl_jax.training import optimizer
+from tcl_jax.training.loop import evaluate
+from tcl_jax.training.step import init_state, make_eval_step
+
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 STEPS = 10
@@ -105,3 +110,40 @@ def test_every_core_is_a_device(setting, batch_size, devices):
         check=True,
     )
     assert int(done.stdout) == devices
+
+
+def test_evaluation_joins_its_batches_and_compiles_once():
+    """Batches that nothing joins deadlock on CPU devices, where another process takes the cores.
+
+    So each step takes the sums of the one before, on all four devices here; padding counts nothing.
+    """
+    info = data.DataInfo("random", (8, 8, 1), 10, 100, 100, (0.3,), (0.35,))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (150, 8, 8, 1), np.uint8)
+    labels = rng.integers(0, 10, 150).astype(np.int32)
+    model = models.create("cnet", image_shape=(8, 8, 1), num_classes=10)
+    mesh = sharding.data_mesh()
+    assert mesh.size == 4
+    tx = optimizer.make(config.OptimConfig(), total_steps=10)
+    state = sharding.replicate(init_state(model, tx, info, 0), mesh)
+    step = make_eval_step(model, info)
+    taken, batches = [], []
+
+    def spied(variables, sums, batch):
+        taken.append(sums)
+        batches.append(step(variables, sums, batch))
+        return batches[-1]
+
+    source = data.ArraySource(images, labels)
+    calls = []
+    found = evaluate(state, spied, source, 32, mesh, done=lambda: calls.append(len(batches)))
+    assert len(taken) == 5 and all(a is b for a, b in zip(taken[1:], batches, strict=False))
+    assert calls == [1, 2, 3, 4, 5] and step._cache_size() == 1
+
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = model.apply(variables, data.standardize(images, info), train=False)
+    logits = np.asarray(logits, np.float64)
+    log_sum = np.log(np.exp(logits).sum(-1))
+    loss = np.mean(log_sum - logits[np.arange(150), labels])
+    assert found["accuracy"] == np.mean(logits.argmax(-1) == labels)
+    assert found["loss"] == pytest.approx(loss, rel=1e-5)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -25,7 +26,7 @@ from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_timesteps
-from tcl_jax.training.step import make_eval_step
+from tcl_jax.training.step import make_eval_step, no_sums
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
 """Latencies of the paper's Tables I and II, and some shorter ones."""
@@ -90,19 +91,17 @@ def simulate_run(
     sharding.check_batch_size(batch_size, mesh)
     count = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
 
-    ann = {"correct": 0, "seen": 0}
     eval_step = make_eval_step(run.model, run.dataset.info)
-    variables = sharding.replicate(run.variables, mesh)
+    variables, ann = sharding.replicate((run.variables, no_sums()), mesh)
 
     def batches() -> Iterator[dict[str, Any]]:
+        nonlocal ann
         with closing(
             data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
         ) as raw:
             for batch in raw:
                 sharded = sharding.shard_batch(dict(batch), mesh)
-                found = eval_step(variables, sharded)
-                ann["correct"] += int(found["correct"])
-                ann["seen"] += int(found["seen"])
+                ann = jax.block_until_ready(eval_step(variables, ann, sharded))
                 yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
 
     with progress.bar("simulating", total=count, unit="images") as done:
@@ -114,10 +113,10 @@ def simulate_run(
             curve = latency_curve(graph, batches(), timesteps, **how)
         else:
             curve, activity = measure(graph, batches(), timesteps, counted=artifact.graph, **how)
-    ann_accuracy = ann["correct"] / ann["seen"]
+    ann_accuracy = int(ann["correct"]) / int(ann["seen"])
     summary = {
         "timesteps": timesteps,
-        "images": ann["seen"],
+        "images": int(ann["seen"]),
         "ann_accuracy": ann_accuracy,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
         "readout": readout,
@@ -136,7 +135,7 @@ def simulate_run(
         writer.writerow(("T", "accuracy"))
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
-    title = f"{run.config.model.name} on {run.config.data.name}, {ann['seen']} test images"
+    title = f"{run.config.model.name} on {run.config.data.name}, {count} test images"
     plot_curves({label: list(curve)}, {"": ann_accuracy}, output / "curve.png", title=title)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     energy = None

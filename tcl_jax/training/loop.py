@@ -5,9 +5,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ from tcl_jax.errors import InputError
 from tcl_jax.report import progress
 from tcl_jax.training import optimizer
 from tcl_jax.training.checkpoint import Checkpoints
+from tcl_jax.training.heartbeat import Heartbeat
 from tcl_jax.training.log import MetricsLog
 from tcl_jax.training.setup import build_model, load_dataset
-from tcl_jax.training.step import TrainState, init_state, lambdas, make_eval_step, make_train_step
+from tcl_jax.training.step import (
+    TrainState,
+    init_state,
+    lambdas,
+    make_eval_step,
+    make_train_step,
+    no_sums,
+)
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -59,7 +68,8 @@ def fit(
     """Train a network and leave a run's folder behind.
 
     The folder holds `config.json`, `environment.json`, `checkpoints/` (the last state and the one
-    of the highest test accuracy), `metrics.jsonl` and TensorBoard events.  Interrupted by Ctrl-C
+    of the highest test accuracy), `metrics.jsonl`, TensorBoard events and `heartbeat.json`, which
+    tells from outside whether it still lives (`tcl_jax.training.heartbeat`).  Interrupted by Ctrl-C
     or SIGTERM, the run saves its state after the step at hand; resumed, it goes on exactly as if
     nothing had happened, for every random choice is a function of the seed and the step.
 
@@ -75,7 +85,8 @@ def fit(
 
     Raises:
         InputError: the folder holds a run already (without `resume`) or none or another one (with
-            it), the data are missing, the loss is not finite, or a λ fell to 0.
+            it), another process trains in it, the data are missing, the loss is not finite, or a λ
+            fell to 0.
     """
     workdir = Path(workdir)
     mesh = sharding.data_mesh()
@@ -92,7 +103,11 @@ def fit(
 
     workdir.mkdir(parents=True, exist_ok=True)
     state = sharding.replicate(init_state(model, tx, info, config.seed), mesh)
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+    with (
+        Heartbeat(workdir, total_steps) as heartbeat,
+        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
+    ):
+        _check_folder(config, workdir, resume)  # another may have begun, and ended, meanwhile
         step = 0
         if resume:
             if checkpoints.last_step is None:
@@ -109,6 +124,7 @@ def fit(
 
         if step == total_steps:
             return Result(step, True, None)
+        heartbeat.beat(step, "starting")
         accuracy = None
         batches = data.train_batches(
             dataset,
@@ -124,6 +140,8 @@ def fit(
             progress.make("steps") as display,
         ):
             _say(display, _headline(config, state, info, mesh))
+            if resume and (died := heartbeat.died):
+                _say(display, f"the training before died, {died.doing} at step {died.step}")
             bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
@@ -133,13 +151,21 @@ def fit(
                 step += 1
                 _check_and_log(log, before, step - 1)
                 before = metrics
+                heartbeat.beat(step, "training")
                 display.advance(bar)
                 if step % steps_per_epoch:
                     continue
                 epoch = step // steps_per_epoch
                 _check_and_log(log, before, step)
                 before = {}
-                test = evaluate(state, eval_step, dataset.test, config.batch_size, mesh)
+                test = evaluate(
+                    state,
+                    eval_step,
+                    dataset.test,
+                    config.batch_size,
+                    mesh,
+                    done=partial(heartbeat.beat, step, "evaluating"),
+                )
                 record = {
                     "epoch": epoch,
                     "train_loss": state.sums["loss"].item() / steps_per_epoch,
@@ -155,24 +181,41 @@ def fit(
                 _say(display, _line(record, config.epochs))
                 display.update(bar, note=f"test {accuracy:.2%}")
                 state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
+                heartbeat.beat(step, "saving")
                 checkpoints.save(step, state, accuracy)
                 started = time.monotonic()
             if checkpoints.last_step != step:
                 _check_and_log(log, before, step)
+                heartbeat.beat(step, "saving")
                 checkpoints.save(step, state)
     return Result(step, step == total_steps, accuracy)
 
 
 def evaluate(
-    state: TrainState, eval_step: Any, source: data.Source, batch_size: int, mesh: Any
+    state: TrainState,
+    eval_step: Any,
+    source: data.Source,
+    batch_size: int,
+    mesh: Mesh,
+    *,
+    done: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Mean loss and accuracy over a whole split, exact whatever the batch size."""
+    """Mean loss and accuracy over a whole split, exact whatever the batch size.
+
+    Args:
+        state: what is evaluated.
+        eval_step: of `make_eval_step`.
+        source: the split.
+        batch_size: images at a time, over all devices.
+        mesh: the devices.
+        done: called after each batch.
+    """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    sums: dict[str, Any] = {"loss": 0.0, "correct": 0, "seen": 0}
+    sums = sharding.replicate(no_sums(), mesh)
     with closing(data.eval_batches(source, batch_size=batch_size)) as batches:
         for batch in batches:
-            found = eval_step(variables, sharding.shard_batch(batch, mesh))
-            sums = jax.tree.map(lambda a, b: a + b, sums, found)
+            sums = eval_step(variables, sums, sharding.shard_batch(batch, mesh))
+            done()
     return {
         "loss": float(sums["loss"]) / int(sums["seen"]),
         "accuracy": int(sums["correct"]) / int(sums["seen"]),

@@ -83,20 +83,32 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Batch], Metrics]:
-    """``variables, masked batch -> sums of {loss, correct, seen}``, to be divided at the end."""
+def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Metrics, Batch], Metrics]:
+    """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums()` on.
+
+    The sums pass through every step, so that a device begins a batch only when all have met over
+    the one before.  Batches that nothing joins deadlock on CPU devices: each has a thread waiting
+    for the others in the all-reduce of another batch, and XLA aborts the process.
+    """
 
     @jax.jit
-    def eval_step(variables: Any, batch: Batch) -> Metrics:
+    def eval_step(variables: Any, sums: Metrics, batch: Batch) -> Metrics:
         logits = cast(Array, model.apply(variables, standardize(batch["image"], info), train=False))
         mask = batch["mask"]
-        return {
+        found = {
             "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0)),
             "correct": jnp.sum((logits.argmax(-1) == batch["label"]) & mask),
             "seen": jnp.sum(mask),
         }
+        return jax.tree.map(jnp.add, sums, found)
 
     return eval_step
+
+
+def no_sums() -> Metrics:
+    """What an evaluation starts from."""
+    nothing = jnp.zeros((), jnp.int32)
+    return {"loss": jnp.zeros(()), "correct": nothing, "seen": nothing}
 
 
 def lambdas(params: Any) -> dict[str, Float[Array, ""]]:

@@ -1,0 +1,50 @@
+"""Commands about runs: `python -m tcl_jax status RUN [RUN ...]`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tcl_jax.cli import check_options
+from tcl_jax.errors import InputError, reported_at_exit
+from tcl_jax.training import heartbeat
+
+
+@dataclass(frozen=True)
+class Status:
+    """Tell of each training whether it goes on, ended, died or hangs; exits 1 for the last two."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folders of runs."""
+    patience: float = heartbeat.PATIENCE
+    """Seconds without a sign of life after which a training is taken to hang."""
+
+
+def status(arguments: list[str]) -> int:
+    o = check_options(Status, None, arguments, prog="python -m tcl_jax status")
+    well = True
+    for run in o.runs:
+        sentence, good = heartbeat.state(run, o.patience)
+        print(f"{run}: {sentence}")
+        well &= good
+    return 0 if well else 1
+
+
+COMMANDS = {"status": status}
+
+
+def main() -> int:
+    name, *arguments = sys.argv[1:] or [""]
+    if name in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if name not in COMMANDS:
+        raise InputError(f"name a command, one of {', '.join(COMMANDS)}, got {name!r}")
+    return COMMANDS[name](arguments)
+
+
+if __name__ == "__main__":
+    with reported_at_exit():
+        sys.exit(main())
