@@ -162,7 +162,7 @@ def _write(record: dict[str, Any]) -> None:
     rows = [
         "# One CPU device, and one for every core",
         "",
-        f"Written by `{record['command']}`, which says how each figure is measured, at commit "
+        f"Written by `python benchmarks/devices.py`, which says how each figure is measured, at commit "
         f"{provenance.short(record['commit'])}, seed {record['seed']}, on "
         f"{record['hardware']['device']}, {record['hardware']['host_cores']} cores.",
         "",
