@@ -162,8 +162,8 @@ def _write(record: dict[str, Any]) -> None:
     rows = [
         "# One CPU device, and one for every core",
         "",
-        f"Written by `python benchmarks/devices.py`, which says how each figure is measured, at commit "
-        f"{provenance.short(record['commit'])}, seed {record['seed']}, on "
+        "Written by `python benchmarks/devices.py`, which says how each figure is measured, at "
+        f"commit {provenance.short(record['commit'])}, seed {record['seed']}, on "
         f"{record['hardware']['device']}, {record['hardware']['host_cores']} cores.",
         "",
         f"Seconds of an epoch of {TRAIN_IMAGES:,} images of 28×28 (the median of {TRAIN_STEPS} "
