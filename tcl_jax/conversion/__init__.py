@@ -1,10 +1,13 @@
 """Conversion: a trained network in, a spiking graph out."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
+from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.artifact import Artifact as Artifact
 from tcl_jax.conversion.artifact import load as load
 from tcl_jax.conversion.artifact import save as save
@@ -13,10 +16,13 @@ from tcl_jax.conversion.fold import fold as fold
 from tcl_jax.conversion.graph import SpikingGraph as SpikingGraph
 from tcl_jax.conversion.graph import evaluate as evaluate
 from tcl_jax.conversion.normalise import normalise as normalise
+from tcl_jax.conversion.norms import Method
 from tcl_jax.conversion.norms import method as method
 from tcl_jax.conversion.norms import with_norms as with_norms
+from tcl_jax.conversion.proof import Stages, compare, prove
 from tcl_jax.conversion.trace import UnsupportedOperation as UnsupportedOperation
 from tcl_jax.conversion.trace import trace as trace
+from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
 
 
@@ -29,14 +35,17 @@ def convert(
 ) -> SpikingGraph:
     """Convert an inference function into a spiking graph with thresholds of 1.
 
-    Trace, fold batch norm (Eq. 7), find norm-factors, normalise (Eq. 5).
+    Trace, fold batch norm (Eq. 7), find norm-factors, normalise (Eq. 5), and prove on the first
+    batch that the result computes what the function does.
 
     Args:
         fn: ``variables, inputs -> logits`` in inference mode, of affine maps with TCL or ReLU.
         variables: its parameters and statistics.
-        calibration: a batch of inputs or an iterable of batches, from which the output's
-            norm-factor is read (its largest logit), and with `norm` other than ``tcl`` every
-            layer's.
+        calibration: a batch of inputs or an iterable of batches, in floating point or as whole
+            numbers that `fn` casts, from which the output's norm-factor is read (its largest
+            logit), and with `norm` other than ``tcl`` every layer's.  Read batch by batch, none
+            kept; only where a norm other than ``tcl`` or ``max`` reads an iterator, which can be
+            gone through once, all are.
         norm: ``tcl``, ``max``, ``percentile:P``, ``spike_norm``, ``spike_norm:S`` or
             ``model_based``; all but ``tcl`` also one a channel, as in ``max/channel`` (see
             `calibrate`).
@@ -46,7 +55,8 @@ def convert(
 
     Raises:
         UnsupportedOperation: `fn` does something that spikes cannot.
-        InputError: the norm is unknown or does not fit the network.
+        InputError: the norm is unknown or does not fit the network, a batch is no array of images,
+            or the converted network does not compute the same, which would be a fault of ours.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert
@@ -56,12 +66,33 @@ def convert(
     >>> [n.threshold.item() for n in graph.neurons]
     [1.0]
     """
+    how = method(norm)
+    first, batches = _streamed(calibration, how)
+    network, precision = traced(lambda x: fn(variables, x), first)
+    folded = fold(network)
+    clipped = with_norms(folded, calibrate(folded, how, batches))
+    stages = Stages(network, folded, clipped, normalise(clipped))
+    x = jnp.asarray(first)
+    found = compare(lambda x: fn(variables, x), stages, [(x, jnp.ones(len(x), bool))])
+    prove(found, precision, stages, x)
+    return stages.normalised
+
+
+def _streamed(calibration: Any, how: Method) -> tuple[Any, Callable[[], Iterable[Any]]]:
+    """The first batch, and what makes iterators over all."""
     # An array is iterable too: its rows are images, not batches of them.
-    batches: list[Array] = (
-        [cast(Array, calibration)] if hasattr(calibration, "ndim") else list(calibration)
-    )
-    if not batches:
+    if hasattr(calibration, "shape"):
+        calibration = [calibration]
+    elif isinstance(calibration, dict) or not isinstance(calibration, Iterable):
+        g.check_batch(calibration)
+    batches = iter(calibration)
+    first = next(batches, None)
+    if first is None:
         raise InputError("there are no calibration images: give at least one batch")
-    folded = fold(trace(lambda x: fn(variables, x), batches[0]))
-    norms = calibrate(folded, method(norm), lambda: batches)
-    return normalise(with_norms(folded, norms))
+    g.check_batch(first)
+    if not isinstance(calibration, Iterator):
+        return first, lambda: calibration
+    whole: Iterable[Any] = chain([first], batches)
+    if how.name not in ("tcl", "max"):
+        whole = list(whole)
+    return first, lambda: whole

@@ -32,7 +32,10 @@ def largest_activations(graph: g.SpikingGraph, batches: Iterable[Float[Array, "b
         return found
 
     largest: Largest = {}
-    for x in batches:
+    for number, x in enumerate(batches, start=1):
+        x = g.images(graph, x)
+        if not len(x):
+            raise InputError(f"calibration batch {number} holds no images: leave it out")
         for name, top in of_batch(graph, x).items():
             largest[name] = np.maximum(largest.get(name, -np.inf), np.asarray(top))
     if not largest:

@@ -38,7 +38,12 @@ def macs(node: g.Node, shape: tuple[int, ...]) -> int:
     >>> cost.macs(dense, (5, 4))
     60
     """
-    if isinstance(node, g.Conv | g.Dense):
-        # Every output is a sum over the kernel's inputs: all its axes but the last.
-        return math.prod(shape) * math.prod(node.kernel.shape[:-1])
-    return 0
+    match node:
+        case g.Conv() | g.Dense():
+            # Every output is a sum over the kernel's inputs: all its axes but the last.
+            return math.prod(shape) * math.prod(node.kernel.shape[:-1])
+        case g.Input() | g.Quantise() | g.Scale() | g.Pool() | g.Sum() | g.Neuron() | g.Output():
+            return 0
+        case g.Reshape() | g.Transpose() | g.Add() | g.Concat() | g.Pad() | g.Slice():
+            return 0
+    raise g.unknown(node)

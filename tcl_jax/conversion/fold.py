@@ -94,7 +94,11 @@ def _merge(before: g.Node, after: g.Scale, dtype: Any) -> g.Node | None:
                 scale=jnp.asarray(np.asarray(before.scale, np.float64) * scale, dtype),
                 shift=jnp.asarray(earlier_shift * scale + shift, dtype),
             )
-    return None
+        case g.Input() | g.Quantise() | g.Neuron() | g.Output():
+            return None
+        case g.Reshape() | g.Transpose() | g.Add() | g.Concat() | g.Pad() | g.Slice():
+            return None
+    raise g.unknown(before)
 
 
 def _per_channel(value: np.ndarray, channels: int) -> bool:

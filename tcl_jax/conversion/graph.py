@@ -2,12 +2,12 @@
 
 One graph is read in two ways.  As an *analog* network every `Neuron` is ``clip(relu(x), θ)``; as a
 *spiking* network it is a population of integrate-and-fire neurons with threshold θ whose spikes
-have amplitude θ.  All that lies between neurons is affine.  Shapes in nodes leave out the batch.
+have amplitude θ.  All that lies between neurons is affine.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,210 +16,68 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from tcl_jax.conversion.convolution import convolve, weigh
+from tcl_jax.conversion.nodes import (
+    KINDS,
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Input,
+    Neuron,
+    Node,
+    Output,
+    Pad,
+    Pool,
+    Quantise,
+    Reshape,
+    Scale,
+    Slice,
+    Sum,
+    Transpose,
+    unknown,
+)
 from tcl_jax.errors import InputError
 
 Observer = Callable[[str, Array], None]
-_T = TypeVar("_T", bound=type)
 
 
-def _leaves(*arrays: str) -> Callable[[_T], _T]:
-    """Make a dataclass a pytree: the named fields are leaves, the others structure."""
-
-    def register(cls: _T) -> _T:
-        meta = [f.name for f in fields(cls) if f.name not in arrays]
-        return jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
-
-    return register
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Input:
-    """The images; an analog current, constant over time."""
-
-    name: str
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-
-
-@_leaves("rate")
-@dataclass(frozen=True)
-class Quantise:
-    """``round(rate · x)`` as int8, between -127 and 127: the images of an integer network."""
-
-    name: str
-    inputs: tuple[str, ...]
-    rate: Float[Array, ""]
-
-
-@_leaves("kernel", "bias")
-@dataclass(frozen=True)
-class Conv:
-    """Convolution: channels last, kernel ``[*window, in / groups, out]``."""
-
-    name: str
-    inputs: tuple[str, ...]
-    kernel: Float[Array, "*window i o"]
-    bias: Float[Array, " o"] | None
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-
-@_leaves("kernel", "bias")
-@dataclass(frozen=True)
-class Dense:
-    """Linear map of the last axis."""
-
-    name: str
-    inputs: tuple[str, ...]
-    kernel: Float[Array, "i o"]
-    bias: Float[Array, " o"] | None
-
-
-@_leaves("scale", "shift")
-@dataclass(frozen=True)
-class Scale:
-    """``scale · x + shift``, each broadcasting against the signal (batch norm, an amplitude)."""
-
-    name: str
-    inputs: tuple[str, ...]
-    scale: Float[Array, "..."]
-    shift: Float[Array, "..."]
-
-
-@_leaves("factor")
-@dataclass(frozen=True)
-class Pool:
-    """Sums over windows, times a factor: average pooling where that is one over the window."""
-
-    name: str
-    inputs: tuple[str, ...]
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    factor: Float[Array, ""]
-
-
-@_leaves("factor")
-@dataclass(frozen=True)
-class Sum:
-    """Sums over whole axes, times a factor: global average pooling."""
-
-    name: str
-    inputs: tuple[str, ...]
-    axes: tuple[int, ...]
-    factor: Float[Array, ""]
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Reshape:
-    name: str
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Transpose:
-    """Reorders axes; ``axes`` counts them without the batch."""
-
-    name: str
-    inputs: tuple[str, ...]
-    axes: tuple[int, ...]
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Add:
-    name: str
-    inputs: tuple[str, ...]
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Concat:
-    """Joins values along an axis, counted without the batch."""
-
-    name: str
-    inputs: tuple[str, ...]
-    axis: int
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Pad:
-    """Puts zeros around a value: ``(before, after, between)`` for every axis but the batch's."""
-
-    name: str
-    inputs: tuple[str, ...]
-    padding: tuple[tuple[int, int, int], ...]
-
-
-@_leaves()
-@dataclass(frozen=True)
-class Slice:
-    """Cuts a part out of a value: bounds and strides for every axis but the batch's."""
-
-    name: str
-    inputs: tuple[str, ...]
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@_leaves("threshold")
-@dataclass(frozen=True)
-class Neuron:
-    """``clip(relu(x), θ)``, or IF neurons of threshold θ; θ = ∞ where no clip follows the ReLU."""
-
-    name: str
-    inputs: tuple[str, ...]
-    threshold: Float[Array, "..."]
-
-
-@_leaves("threshold", "scale")
-@dataclass(frozen=True)
-class Output:
-    """The logits are ``scale`` times what arrives here; output neurons fire at ``threshold``."""
-
-    name: str
-    inputs: tuple[str, ...]
-    threshold: Float[Array, ""]
-    scale: Float[Array, ""]
-
-
-Node = (
-    Input
-    | Quantise
-    | Conv
-    | Dense
-    | Scale
-    | Pool
-    | Sum
-    | Reshape
-    | Transpose
-    | Add
-    | Concat
-    | Pad
-    | Slice
-    | Neuron
-    | Output
-)
-KINDS: dict[str, type[Node]] = {kind.__name__: kind for kind in get_args(Node)}
-
-
-@_leaves("nodes")
+@jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class SpikingGraph:
     """Nodes in an order in which each comes after its inputs; the last is the output.
 
-    A pytree: jit it, move it, shard it, differentiate through it.
+    A pytree: jit it, move it, shard it, stack it, differentiate through it.
+
+    Raises:
+        InputError: the nodes are no graph: a name is taken twice, a node reads what does not come
+            before it, or cannot read it; there is not one input and, last, one output; a threshold
+            does not broadcast against the neurons' value.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.conversion.graph import Input, Output, SpikingGraph
+    >>> one = jnp.ones(())
+    >>> SpikingGraph((Input("x", (), (3,)), Output("y", ("z",), one, one)))
+    Traceback (most recent call last):
+    tcl_jax.errors.InputError: node 'y' reads 'z', which does not come before it
     """
 
     nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        _check_order(self.nodes)
+        found = shapes(self)
+        for node in self.spiking:
+            _check_threshold(node, found[node.name])
+
+    def tree_flatten_with_keys(self) -> tuple[Any, None]:
+        return ((jax.tree_util.GetAttrKey("nodes"), self.nodes),), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> "SpikingGraph":
+        # Unchecked: in place of arrays there may be anything, as stacks of them.
+        graph = object.__new__(cls)
+        object.__setattr__(graph, "nodes", children[0])
+        return graph
 
     @property
     def input(self) -> Input:
@@ -288,7 +146,7 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
             return lax.slice(x, start, stop, (1, *node.strides))
         case Output():
             return x
-    raise TypeError(f"{type(node).__name__} is not affine")
+    raise unknown(node)
 
 
 def _wide(x: Array) -> Array:
@@ -333,7 +191,7 @@ def evaluate(
     >>> evaluate(graph, jnp.array([[-1.0, 1.0, 5.0]])).tolist()
     [[0.0, 10.0, 20.0]]
     """
-    check_input(graph, x)
+    x = images(graph, x)
     values: dict[str, Any] = {}
     for node in graph.nodes:
         if isinstance(node, Input):
@@ -351,28 +209,98 @@ def evaluate(
     return logits
 
 
-def check_input(graph: SpikingGraph, x: Float[Array, "b ..."]) -> None:
-    """Raises InputError where a batch does not have the shape that the graph takes."""
+def images(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    """A batch in the type that the graph computes in.
+
+    Raises:
+        InputError: it is no array, or does not have the shape that the graph takes.
+    """
+    check_batch(x)
     if tuple(x.shape[1:]) != graph.input.shape:
         raise InputError(
             f"the network takes images of shape {graph.input.shape}, got {tuple(x.shape[1:])} "
             f"(a batch of shape {tuple(x.shape)})"
         )
+    # A graph of whole numbers rounds the images itself.
+    return jnp.asarray(x, jnp.promote_types(graph.dtype, jnp.float32))
+
+
+def check_batch(x: Any) -> None:
+    """Raises InputError where something is no array of images."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        advice = {
+            "tuple": "give the images alone, without labels",
+            "dict": 'give the images alone, as batch["image"]',
+            "list": "give one array, as jnp.stack(images)",
+        }.get(type(x).__name__, "give a NumPy or JAX array")
+        raise InputError(f"a batch must be an array of images, got a {type(x).__name__}: {advice}")
+    if not len(x.shape):
+        raise InputError("a batch must be an array of images, got a single number")
+    if not (jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
+        raise InputError(f"images must be numbers, got an array of {x.dtype}")
 
 
 def shapes(graph: SpikingGraph) -> dict[str, tuple[int, ...]]:
-    """Shape of every node's value, without the batch."""
+    """Shape of every node's value, without the batch.
+
+    Raises:
+        InputError: a node cannot read what it is given.
+    """
     found: dict[str, tuple[int, ...]] = {}
 
     def run(x: Array) -> None:
         values: dict[str, Any] = {}
         for node in graph.nodes:
             ins = [values[i] for i in node.inputs]
-            if isinstance(node, Input):
-                values[node.name] = x
-            else:
-                values[node.name] = ins[0] if isinstance(node, Neuron) else affine(node, *ins)
-            found[node.name] = tuple(values[node.name].shape[1:])
+            try:
+                value = x if isinstance(node, Input) else ins[0]
+                if not isinstance(node, Input | Neuron):
+                    value = affine(node, *ins)
+            except (TypeError, ValueError) as error:
+                line = next(iter(str(error).splitlines()), "")
+                sizes = " and ".join(str(tuple(v.shape[1:])) for v in ins)
+                raise InputError(f"node {node.name!r} cannot read {sizes}: {line}") from error
+            values[node.name] = value
+            found[node.name] = tuple(value.shape[1:])
 
     jax.eval_shape(run, jax.ShapeDtypeStruct((1, *graph.input.shape), graph.dtype))
     return found
+
+
+def _check_order(nodes: tuple[Node, ...]) -> None:
+    names: set[str] = set()
+    for node in nodes:
+        if type(node).__name__ not in KINDS:
+            raise InputError(f"a {type(node).__name__} is no node of a spiking graph")
+        if node.name in names:
+            raise InputError(f"two nodes are named {node.name!r}: names must differ")
+        for name in node.inputs:
+            if name not in names:
+                raise InputError(
+                    f"node {node.name!r} reads {name!r}, which does not come before it"
+                )
+        read = len(node.inputs)
+        expected = {Input: 0, Add: 2, Concat: max(read, 1)}.get(type(node), 1)
+        if read != expected:
+            raise InputError(f"node {node.name!r} reads {read} values, and must read {expected}")
+        names.add(node.name)
+    for kind in (Input, Output):
+        found = [n.name for n in nodes if isinstance(n, kind)]
+        if len(found) != 1:
+            what = kind.__name__.lower()
+            raise InputError(f"a spiking graph has one {what}, got {len(found)}: {found}")
+    if not isinstance(nodes[-1], Output):
+        raise InputError(f"the output must be the last node, got {nodes[-1].name!r}")
+
+
+def _check_threshold(node: Neuron | Output, shape: tuple[int, ...]) -> None:
+    threshold = np.shape(node.threshold)
+    try:
+        fits = np.broadcast_shapes(threshold, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"the threshold of {node.name!r} has shape {threshold}, which does not broadcast "
+            f"against its neurons' {shape}"
+        )

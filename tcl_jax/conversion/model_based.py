@@ -77,10 +77,12 @@ def interval(node: g.Node, *inputs: _Bounds) -> _Bounds:
         case g.Pool() | g.Sum():
             positive = replace(node, factor=jnp.maximum(node.factor, 0))
             negative = replace(node, factor=jnp.minimum(node.factor, 0))
-        case _:
-            # No weights, or none below 0: lower bounds make the lower bound, and upper the upper.
+        case g.Reshape() | g.Transpose() | g.Add() | g.Concat() | g.Pad() | g.Slice() | g.Output():
+            # No weights: lower bounds make the lower bound, and upper the upper.
             lows, highs = zip(*inputs, strict=True)
             return g.affine(node, *lows), g.affine(node, *highs)
+        case _:
+            raise g.unknown(node)
     ((low, high),) = inputs
     return (
         g.affine(positive, low) + g.affine(negative, high),

@@ -1,6 +1,8 @@
 """Data-normalisation (Eq. 5) by amplitude: every threshold becomes 1, every output stays."""
 
+from collections.abc import Container
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any
 
 import jax.numpy as jnp
@@ -70,13 +72,19 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
         for name, got, need in zip(node.inputs, arriving, needs, strict=True):
             inputs.append(name)
             if not _equal(got, need):
-                inputs[-1] = f"{name}->{node.name}"
+                inputs[-1] = _free(f"{name}->{node.name}", nodes)
                 factor = jnp.asarray(_compact(got / need), graph.dtype)
                 nothing = jnp.zeros((), graph.dtype)
                 nodes[inputs[-1]] = g.Scale(inputs[-1], (name,), factor, nothing)
         rescaled = _rescaled(node, own, needs, graph.dtype)
         nodes[node.name] = replace(rescaled, inputs=tuple(inputs))
     return g.SpikingGraph(tuple(nodes.values()))
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """A name that is not taken: one value may be read twice, in two amplitudes."""
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(n for n in chain([name], numbered) if n not in taken)
 
 
 def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -120,8 +128,14 @@ def _takes(node: g.Node, own: np.ndarray, shape: tuple[int, ...]) -> bool:
         case g.Slice():
             parts = zip(node.start, node.stop, node.strides, shape, strict=True)
             touched = [part[:3] != (0, part[3], 1) for part in parts]
-        case _:
+        case (
+            g.Input() | g.Neuron() | g.Output() | g.Scale() | g.Sum() | g.Reshape() | g.Transpose()
+        ):
             return True
+        case g.Add() | g.Concat():
+            return True
+        case _:
+            raise g.unknown(node)
     sizes = _compact(own).shape[::-1]  # aligned at the last axis, as in broadcasting
     return all(s == 1 for s, t in zip(sizes, touched[::-1], strict=False) if t)
 
@@ -136,10 +150,13 @@ def _spread(node: g.Node, arriving: list[np.ndarray], shapes: list[tuple[int, ..
             return first
     full = [np.broadcast_to(a, shape) for a, shape in zip(arriving, shapes, strict=True)]
     match node:
+        case g.Conv() | g.Dense():
+            return _ONE
         case g.Scale() | g.Add():
             return arriving[0]
-        case g.Pool() | g.Pad() | g.Slice() if _takes(node, arriving[0], shapes[0]):
-            return _compact(arriving[0])
+        case g.Pool() | g.Pad() | g.Slice():
+            takes = _takes(node, arriving[0], shapes[0])
+            return _compact(arriving[0]) if takes else _ONE
         case g.Sum():
             kept = full[0].max(node.axes, keepdims=True)
             return _compact(np.squeeze(kept, node.axes))
@@ -149,7 +166,7 @@ def _spread(node: g.Node, arriving: list[np.ndarray], shapes: list[tuple[int, ..
             return _compact(full[0].transpose(node.axes))
         case g.Concat():
             return _compact(np.concatenate(full, node.axis))
-    return _ONE
+    raise g.unknown(node)
 
 
 def _needs(
@@ -162,17 +179,23 @@ def _needs(
     match node:
         case g.Conv() | g.Dense():
             return [a if _by_channel(a) else _ONE for a in arriving]
-        case g.Reshape() if own.ndim:
+        case g.Input():
+            return []
+        case g.Scale() | g.Pool() | g.Add() | g.Pad() | g.Slice() | g.Neuron() | g.Output():
+            return [own] * len(node.inputs)
+        case g.Reshape() | g.Transpose() | g.Sum() | g.Concat() if not own.ndim:
+            return [own] * len(node.inputs)
+        case g.Reshape():
             return [_compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
-        case g.Transpose() if own.ndim:
+        case g.Transpose():
             return [np.broadcast_to(own, shapes[node.name]).transpose(np.argsort(node.axes))]
-        case g.Sum() if own.ndim:
+        case g.Sum():
             return [np.expand_dims(np.broadcast_to(own, shapes[node.name]), node.axes)]
-        case g.Concat() if own.ndim:
+        case g.Concat():
             edges = np.cumsum([shapes[name][node.axis] for name in node.inputs])[:-1]
             parts = np.split(np.broadcast_to(own, shapes[node.name]), edges, node.axis)
             return [_compact(part) for part in parts]
-    return [own] * len(node.inputs)
+    raise g.unknown(node)
 
 
 def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray], dtype: Any) -> g.Node:
@@ -202,7 +225,11 @@ def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray], dtype: 
         case g.Output():
             scale = np.asarray(node.scale, np.float64) * own
             return replace(node, threshold=jnp.ones_like(node.threshold), scale=rounded(scale))
-    return node
+        case g.Input() | g.Pool() | g.Sum() | g.Reshape() | g.Transpose():
+            return node
+        case g.Add() | g.Concat() | g.Pad() | g.Slice():
+            return node
+    raise g.unknown(node)
 
 
 def _by_channel(amplitude: np.ndarray) -> bool:

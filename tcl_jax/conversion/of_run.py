@@ -1,5 +1,6 @@
 """Conversion of a run: trace its network, convert, verify on its data, and only then save."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,12 @@ from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.conversion.artifact import Artifact
 from tcl_jax.conversion.calibrate import calibrate
 from tcl_jax.conversion.fold import fold
-from tcl_jax.conversion.graph import SpikingGraph, evaluate
 from tcl_jax.conversion.normalise import normalise
 from tcl_jax.conversion.norms import method, with_norms
-from tcl_jax.conversion.trace import trace
+from tcl_jax.conversion.proof import Stages, compare, prove
+from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
 from tcl_jax.run import Run
-
-# Relative to the largest logit.  Folding in float32 reorders sums of a few thousand terms;
-# an error of the conversion itself is of the order of the logits.
-_TOLERANCE = 1e-3
 
 
 def convert_run(
@@ -69,11 +66,13 @@ def convert_run(
         )
     how = method(norm)
     info = run.dataset.info
-    folded = fold(trace(run.logits, jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)))
+    sample = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+    network, precision = traced(run.logits, sample)
+    folded = fold(network)
     norms = calibrate(folded, how, lambda: run.train_images(calibration_images, batch_size))
     clipped = with_norms(folded, norms)
-    normalised = normalise(clipped)
-    verification = _verify(run, folded, clipped, normalised, verification_images, batch_size)
+    stages = Stages(network, folded, clipped, normalise(clipped))
+    verification = _verify(run, stages, precision, verification_images, batch_size)
     about = {
         "norm": str(how),
         "lambda": {n.name: np.asarray(n.threshold).tolist() for n in clipped.spiking},
@@ -84,55 +83,27 @@ def convert_run(
         "checkpoint_step": run.step,
         **provenance.describe(),
     }
-    artifact = Artifact(normalised, about)
+    artifact = Artifact(stages.normalised, about)
     artifacts.save(artifact, run.folder / snn)
     return artifact
 
 
 def _verify(
-    run: Run,
-    folded: SpikingGraph,
-    clipped: SpikingGraph,
-    normalised: SpikingGraph,
-    images: int,
-    batch_size: int,
+    run: Run, stages: Stages, precision: float, images: int, batch_size: int
 ) -> dict[str, Any]:
-    @jax.jit
-    def differences(graphs: Any, x: Array, mask: Array) -> tuple[Array, ...]:
-        def largest(difference: Array) -> Array:
-            return jnp.max(jnp.where(mask[:, None], jnp.abs(difference), 0.0))
+    def batches() -> Iterator[tuple[Array, Array]]:
+        raw = data.eval_batches(run.dataset.test, batch_size=batch_size, limit=images)
+        with closing(raw):
+            for batch in raw:
+                x = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
+                yield x, jnp.asarray(batch["mask"])
 
-        trained = run.logits(x)
-        as_folded, as_clipped, as_normalised = (evaluate(graph, x) for graph in graphs)
-        return (
-            largest(as_folded - trained),
-            largest(as_normalised - as_clipped),
-            largest(trained),
-            jnp.sum((as_folded.argmax(-1) == trained.argmax(-1)) & mask),
-            jnp.sum(mask),
-        )
-
-    found = []
-    graphs = (folded, clipped, normalised)
-    with closing(
-        data.eval_batches(run.dataset.test, batch_size=batch_size, limit=images)
-    ) as batches:
-        for batch in batches:
-            x = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
-            found.append([v.item() for v in differences(graphs, x, batch["mask"])])
-    folding, normalising, largest, _, _ = np.max(found, axis=0)
-    *_, same, seen = np.sum(found, axis=0)
-    for what, error in (("folded", folding), ("normalised", normalising)):
-        if not error <= _TOLERANCE * largest:
-            raise InputError(
-                f"the {what} network's logits differ from the trained network's by {error:.3g} "
-                f"where the largest logit is {largest:.3g}: the conversion is not exact, so "
-                "nothing was saved (are the batch statistics finite?)"
-            )
+    found = compare(run.logits, stages, batches())
+    prove(found, precision, stages, next(batches())[0])
     return {
-        "images": int(seen),
-        "same_class": int(same),
-        "largest_logit": float(largest),
-        "max_abs_logit_difference_folded": float(folding),
-        "max_abs_logit_difference_normalised": float(normalising),
+        "images": found.images,
+        "same_class": found.same_class,
+        "largest_logit": found.largest,
+        "max_abs_logit_difference_folded": found.errors["folded"],
+        "max_abs_logit_difference_normalised": found.errors["normalised"],
     }

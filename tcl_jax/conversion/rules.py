@@ -9,7 +9,14 @@ import numpy as np
 
 from tcl_jax.clipping import CLIP_CALL
 from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.tracer import DEFAULT_ADVICE, Refused, Rule, Signal, Tracer
+from tcl_jax.conversion.tracer import (
+    DEFAULT_ADVICE,
+    FEWEST_BITS,
+    Refused,
+    Rule,
+    Signal,
+    Tracer,
+)
 
 _CLIP_ADVICE = "write clip(nn.relu(x), lam), or use TCL"
 
@@ -111,9 +118,27 @@ def _same(t: Tracer, eqn: Any, x: Signal) -> Any:
 
 
 def _convert(t: Tracer, eqn: Any, x: Signal) -> Any:
-    if not jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
-        return t.refuse(eqn, "a cast to whole numbers rounds", "keep the signal in floating point")
-    return x
+    before, after = eqn.invars[0].aval.dtype, eqn.params["new_dtype"]
+    if jnp.issubdtype(after, jnp.floating):
+        return x if jnp.finfo(after).nmant >= FEWEST_BITS else _rounded(t, eqn, after)
+    if jnp.issubdtype(after, jnp.complexfloating):
+        return t.refuse(eqn, "currents are no complex numbers")
+    # Pixels may be given more room.
+    return x if np.can_cast(before, after, "safe") else _rounded(t, eqn, "whole numbers")
+
+
+def _reduce_precision(t: Tracer, eqn: Any, x: Signal) -> Any:
+    bits = eqn.params["mantissa_bits"]
+    t.bits = min(t.bits, bits)
+    return (
+        x
+        if bits >= FEWEST_BITS and eqn.params["exponent_bits"] >= 5
+        else _rounded(t, eqn, f"{bits} bits")
+    )
+
+
+def _rounded(t: Tracer, eqn: Any, to: Any) -> Refused:
+    return t.refuse(eqn, f"a cast to {to} rounds", "keep the signal in floating point")
 
 
 # --- Linear maps --------------------------------------------------------------------------------
@@ -359,7 +384,11 @@ def _scan(t: Tracer, eqn: Any, *values: Any) -> Any:
     ys = []
     for i in range(p["length"]):
         at = p["length"] - 1 - i if p["reverse"] else i
-        found = t.inline(eqn, p["jaxpr"], [*fixed, *state, *(x[at] for x in xs)])
+        now = [x[at] for x in xs]
+        for all_of_them, one in zip(xs, now, strict=True):
+            if all_of_them in t.drawn:
+                t.drawn.add(one, frozenset(a - 1 for a in t.drawn.axes(all_of_them) if a))
+        found = t.inline(eqn, p["jaxpr"], [*fixed, *state, *now])
         state = found[:carry]
         ys.append(found[carry:])
     stacked = []
@@ -370,10 +399,10 @@ def _scan(t: Tracer, eqn: Any, *values: Any) -> Any:
     return [*state, *stacked]
 
 
-_INLINED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
+INLINED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "remat2",
             "checkpoint")  # fmt: skip
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_INLINED, _call),
+    **dict.fromkeys(INLINED, _call),
     "cond": _cond,
     "scan": _scan,
     CLIP_CALL: _clip,
@@ -400,8 +429,11 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "split": _split,
     "convert_element_type": _convert,
-    "reduce_precision": _same,
+    "reduce_precision": _reduce_precision,
     "copy": _same,
     "stop_gradient": _same,
 }
-TAKES_REFUSED = frozenset((*_INLINED, "cond", "scan"))
+TAKES_REFUSED = frozenset((*INLINED, "cond", "scan"))
+_LAYOUT = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "concatenate",
+           "pad", "slice", "dynamic_slice", "split", "copy", "stop_gradient")  # fmt: skip
+TAKES_WHOLE = frozenset((*TAKES_REFUSED, *_LAYOUT, "convert_element_type"))

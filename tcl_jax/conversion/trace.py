@@ -5,24 +5,39 @@ signals, pass through affine primitives (`tcl_jax.conversion.rules`) until they 
 a ReLU, alone or clipped.  Everything else is refused, with the line of the user's own code.
 """
 
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.rules import RULES, TAKES_REFUSED
-from tcl_jax.conversion.tracer import Signal, Tracer
+from tcl_jax.conversion.rules import INLINED, RULES, TAKES_REFUSED, TAKES_WHOLE
+from tcl_jax.conversion.tracer import Signal, Tracer, place_of
 from tcl_jax.errors import InputError
 
-# Any size but 1 tells the batch from axes of length one; a prime is unlikely to be another axis.
-_BATCH = 7
+# Any sizes but 1 tell the batch from axes of length one; primes are unlikely to be other axes.
+# What differs between the two depends on the number of images.
+_BATCHES = (7, 13)
 
 
 class UnsupportedOperation(InputError):
     """The function holds operations that no spiking network with IF neurons can carry out."""
+
+
+class Traced(NamedTuple):
+    """What tracing finds.
+
+    Attributes:
+        graph: of the function.
+        precision: relative rounding (machine epsilon) of the narrowest type that the function
+            computes in, or the graph, if its is wider.
+    """
+
+    graph: g.SpikingGraph
+    precision: float
 
 
 def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
@@ -39,6 +54,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     Raises:
         UnsupportedOperation: an operation on the signal is not affine and no known activation.
             The message lists every one, with file and line.
+        InputError: the function does not take batches of any size, or the sample is no batch.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip
@@ -47,10 +63,47 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     >>> [type(node).__name__ for node in graph.nodes]
     ['Input', 'Dense', 'Neuron', 'Output']
     """
-    shape = tuple(sample_input.shape[1:])
-    closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((_BATCH, *shape), sample_input.dtype))
-    dtype = np.float64 if sample_input.dtype == np.float64 else np.float32
-    tracer = Tracer(closed.jaxpr, dtype, RULES, TAKES_REFUSED)
+    return traced(fn, sample_input).graph
+
+
+def traced(fn: Callable[[Array], Array], sample_input: Any) -> Traced:
+    """As `trace`, with the precision that the function computes in."""
+    g.check_batch(sample_input)
+    sample = jax.ShapeDtypeStruct(
+        sample_input.shape, jax.dtypes.canonicalize_dtype(sample_input.dtype)
+    )
+    (one, nodes), (other, others) = (_walk(fn, sample, batch) for batch in _BATCHES)
+    for a, b in zip(nodes, others, strict=False):
+        if not _equal(a, b):
+            raise UnsupportedOperation(
+                f"cannot convert this network: {place_of(*one.origins.get(a.name, ()))}: what is "
+                "computed depends on the number of images in the batch (compute the same whatever "
+                "x.shape[0] is)"
+            )
+    if len(nodes) != len(others):
+        raise UnsupportedOperation(
+            "cannot convert this network: it is another one for another number of images in the "
+            "batch (compute the same whatever x.shape[0] is)"
+        )
+    return Traced(g.SpikingGraph(nodes), 2.0 ** -min(one.bits, other.bits))
+
+
+def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]:
+    shape = tuple(sample.shape[1:])
+    try:
+        closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((batch, *shape), sample.dtype))
+    except Exception as error:  # the function is the user's, and so are its errors
+        _explain(fn, sample, error)
+        raise
+    dtype = np.float64 if sample.dtype == np.float64 else np.float32
+    tracer = Tracer(
+        closed.jaxpr,
+        dtype,
+        RULES,
+        inlined=INLINED,
+        takes_refused=TAKES_REFUSED,
+        takes_whole=TAKES_WHOLE,
+    )
     tracer.nodes["input"] = g.Input("input", (), shape)
     outputs = tracer.run(
         closed.jaxpr, closed.consts, [Signal("input", tuple(range(len(shape) + 1)))]
@@ -67,7 +120,47 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     logits = tracer.arranged(outputs[0], tuple(range(len(outputs[0].axes))))
     one, infinite = tracer.array(1.0), tracer.array(np.inf)
     tracer.nodes["output"] = g.Output("output", (logits.node,), infinite, one)
-    return g.SpikingGraph(_reachable(list(tracer.nodes.values())))
+    return tracer, _reachable(list(tracer.nodes.values()))
+
+
+def _explain(fn: Any, sample: Any, error: Exception) -> None:
+    """Raises InputError where a function that fails on a batch works on something else."""
+
+    def works(*shape: int) -> bool:
+        try:
+            jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, sample.dtype))
+        except Exception:
+            return False
+        return True
+
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [li for li in lines if "/site-packages/" not in li.filename and li.filename != __file__]
+    place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+    if works(*sample.shape):
+        raise InputError(
+            f"{place}the function is written for a batch of {sample.shape[0]} images: it must take "
+            "a batch of any size, so write x.shape[0] for the number of images"
+        ) from error
+    if works(*sample.shape[1:]):
+        raise InputError(
+            f"{place}the function takes one image of shape {tuple(sample.shape[1:])} and not a "
+            "batch: give jax.vmap of it"
+        ) from error
+    if works(1, *sample.shape):
+        raise InputError(
+            f"{place}an array of shape {tuple(sample.shape)} was given as a batch, but the "
+            "function takes that shape as one image: put the images' axis in front, as in x[None]"
+        ) from error
+
+
+def _equal(a: g.Node, b: g.Node) -> bool:
+    """Whether two nodes are the same, weights and all."""
+    flat: Any = [jax.tree.flatten(n) for n in (a, b)]
+    (arrays, kind), (others, other_kind) = flat
+    return kind == other_kind and all(
+        np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
+        for x, y in zip(arrays, others, strict=True)
+    )
 
 
 def _reachable(nodes: list[g.Node]) -> tuple[g.Node, ...]:

@@ -224,7 +224,9 @@ def _paths(node: g.Node, *inputs: Float[Array, "1 ..."]) -> Float[Array, "1 ..."
             return g.affine(replace(node, scale=scale, shift=0 * shift), x)
         case g.Pool() | g.Sum():
             return g.affine(replace(node, factor=jnp.ones((), x.dtype)), x)
-    return g.affine(node, *inputs)
+        case g.Reshape() | g.Transpose() | g.Add() | g.Concat() | g.Pad() | g.Slice() | g.Output():
+            return g.affine(node, *inputs)
+    raise g.unknown(node)
 
 
 @dataclass(frozen=True)

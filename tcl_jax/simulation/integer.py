@@ -62,6 +62,10 @@ def quantise(graph: g.SpikingGraph, images: Float[Array, "b ..."]) -> g.SpikingG
     return _Quantiser(graph, largest / _LARGEST).run()
 
 
+# What hands currents on, or adds them up.
+_SUMMING = (g.Pool, g.Sum, g.Reshape, g.Transpose, g.Add, g.Concat, g.Pad, g.Slice)
+
+
 class _Signal(NamedTuple):
     """Whole numbers: which node makes them, what 1 stands for, and how large they can be."""
 
@@ -142,8 +146,10 @@ class _Quantiser:
                 if bound > _LARGEST:
                     return None
                 found = _Signal(node.name, source.step, bound)
-            case _:
+            case g.Reshape() | g.Transpose() | g.Pad() | g.Slice():
                 found = source._replace(name=node.name)
+            case _:
+                raise g.unknown(node)
         self.nodes.append(replace(node, inputs=tuple(s.name for s in sources)))
         return found
 
@@ -188,8 +194,10 @@ class _Quantiser:
             case g.Pool() | g.Sum():
                 within, _ = self.peak(node.inputs[0], weights=weights)
                 return np.max(within) * float(node.factor), False
-        found = [self.peak(i, weights=weights) for i in node.inputs]
-        return np.max([np.max(peak) for peak, _ in found]), False
+            case g.Reshape() | g.Transpose() | g.Concat() | g.Pad() | g.Slice():
+                found = [self.peak(i, weights=weights) for i in node.inputs]
+                return np.max([np.max(peak) for peak, _ in found]), False
+        raise g.unknown(node)
 
     def source(self, node: g.Node) -> _Signal:
         found = self.signal(node.inputs[0])
@@ -225,12 +233,14 @@ class _Quantiser:
             shift = _whole(np.asarray(node.shift, np.float64) / unit)
             added = replace(node, name=label, inputs=(source.name,), scale=scale, shift=shift)
             largest = source.bound * np.abs(scale) + np.abs(shift)
-        else:
+        elif isinstance(node, _SUMMING):
             if isinstance(node, g.Pool | g.Sum):
                 unit = unit / float(node.factor)
                 node = replace(node, factor=jnp.ones((), jnp.int32))
             inputs = tuple(self.current(i, unit, reader) for i in node.inputs)
             added, largest = replace(node, name=label, inputs=inputs), np.asarray(0)
+        else:
+            raise g.unknown(node)
         if np.max(largest) >= _EXACT:
             raise InputError(
                 f"a sum at {name} might reach {np.max(largest)}, beyond 2^24: it has too many "

@@ -13,7 +13,7 @@ from tcl_jax.conversion.graph import (
     Output,
     SpikingGraph,
     affine,
-    check_input,
+    images,
     shapes,
 )
 from tcl_jax.errors import InputError
@@ -77,7 +77,7 @@ def drive(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Drive:
     Raises:
         InputError: the images have another shape than the graph takes.
     """
-    check_input(graph, x)
+    x = images(graph, x)
     values: Drive = {}
     for node in graph.nodes:
         if isinstance(node, Input):
@@ -179,6 +179,7 @@ def run(
     check_timesteps(timesteps)
     if delay < 0:
         raise InputError(f"--delay must not be negative, got {delay}")
+    x = images(graph, x)
     fixed = drive(graph, x)
 
     def body(state: State, t: Array) -> tuple[State, Any]:
