@@ -13,7 +13,7 @@ demo: $(VENV)/.installed  ## train, convert and simulate a small network: under 
 	@echo "the curve is in $(DEMO)/curve.png and $(DEMO)/curve.csv"
 
 test: $(VENV)/.installed-test  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -64,12 +64,13 @@ def _strided(x, w):
 @pytest.mark.parametrize("body", [_residual, _concat, _depthwise, _strided])
 def test_the_same_spikes(body):
     with jax.enable_x64(True):
-        rng = np.random.default_rng(5)
-
-        def weights(shape):
-            return jnp.asarray(rng.normal(0, (2.5 / np.prod(shape[:-1])) ** 0.5, shape))
 
         def network(x):
+            rng = np.random.default_rng(5)  # the same weights at every call
+
+            def weights(shape):
+                return jnp.asarray(rng.normal(0, (2.5 / np.prod(shape[:-1])) ** 0.5, shape))
+
             x = body(x, weights)
             return x.mean((1, 2)) @ weights((x.shape[-1], 3))
 

@@ -201,6 +201,11 @@ def test_a_function_that_takes_something_else_is_told_what(network, shape, says)
     assert says in str(error.value) and f"{__file__}:" in str(error.value)
 
 
+def test_a_function_that_draws_its_weights_at_every_call_is_refused(rng):
+    with pytest.raises(InputError, match=r"something else at every call .*outside the function"):
+        trace(lambda x: x @ jnp.asarray(rng.normal(size=(2, 2)), jnp.float32), X)
+
+
 def test_errors_of_the_function_itself_stay_its_own():
     with pytest.raises(ZeroDivisionError):
         trace(lambda x: x / (1 // 0), X)

@@ -17,7 +17,7 @@ from tcl_jax.conversion.calibrate import calibrate
 from tcl_jax.conversion.fold import fold
 from tcl_jax.conversion.normalise import normalise
 from tcl_jax.conversion.norms import method, with_norms
-from tcl_jax.conversion.proof import Stages, compare, prove
+from tcl_jax.conversion.proof import Stages, prove
 from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
 from tcl_jax.run import Run
@@ -91,19 +91,18 @@ def convert_run(
 def _verify(
     run: Run, stages: Stages, precision: float, images: int, batch_size: int
 ) -> dict[str, Any]:
-    def batches() -> Iterator[tuple[Array, Array]]:
+    def batches() -> Iterator[tuple[Array, np.ndarray]]:
         raw = data.eval_batches(run.dataset.test, batch_size=batch_size, limit=images)
         with closing(raw):
             for batch in raw:
                 x = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
-                yield x, jnp.asarray(batch["mask"])
+                yield x, batch["mask"]
 
-    found = compare(run.logits, stages, batches())
-    prove(found, precision, stages, next(batches())[0])
+    found = prove(run.logits, precision, stages, batches())
     return {
         "images": found.images,
         "same_class": found.same_class,
         "largest_logit": found.largest,
-        "max_abs_logit_difference_folded": found.errors["folded"],
-        "max_abs_logit_difference_normalised": found.errors["normalised"],
+        "max_abs_logit_difference_folded": found.folded,
+        "max_abs_logit_difference_normalised": found.normalised,
     }

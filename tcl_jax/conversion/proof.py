@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jaxtyping import Array, Bool, Float
 
 from tcl_jax.conversion import graph as g
@@ -31,100 +31,108 @@ class Stages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a comparison found.
+class Proof:
+    """What was compared, and found to be the same.
 
     Attributes:
         images: how many.
         same_class: how many have the same largest logit after folding as before.
         largest: the function's largest logit, its absolute value.
-        errors: the largest difference of a logit, by stage: ``traced`` and ``folded`` from the
-            function, ``normalised`` from the network with the same clips.
+        folded: the largest difference of a logit after folding, from the function's.
+        normalised: likewise after normalisation, from those of the network with the same clips.
     """
 
     images: int
     same_class: int
     largest: float
-    errors: dict[str, float]
+    folded: float
+    normalised: float
 
 
-def compare(
+def prove(
     fn: Callable[[Array], Array],
+    precision: float,
     stages: Stages,
-    batches: Iterable[tuple[Float[Array, "b ..."], Bool[Array, " b"]]],
-) -> Compared:
-    """Logits of the function and of every stage, side by side.
-
-    Args:
-        fn: the function that was traced.
-        stages: what became of it.
-        batches: of images, with a mask that is false where there is none.
-    """
-
-    @jax.jit
-    def of_batch(stages: Stages, x: Array, mask: Array) -> dict[str, Array]:
-        def largest(difference: Array) -> Array:
-            masked = jnp.where(mask.reshape(-1, *(1,) * (difference.ndim - 1)), difference, 0)
-            return jnp.max(jnp.abs(masked))
-
-        # Else a TPU rounds what it multiplies to 8 bits.
-        with jax.default_matmul_precision("highest"):
-            logits = fn(x)
-            traced, folded, clipped, normalised = (g.evaluate(graph, x) for graph in stages)
-        logits = logits.astype(traced.dtype)
-        same = folded.argmax(-1) == logits.argmax(-1)
-        return {
-            "traced": largest(traced - logits),
-            "folded": largest(folded - logits),
-            "normalised": largest(normalised - clipped),
-            "largest": largest(logits),
-            "same_class": jnp.sum(same & mask.reshape(-1, *(1,) * (same.ndim - 1))),
-            "images": jnp.sum(mask),
-        }
-
-    found = [jax.device_get(of_batch(stages, x, mask)) for x, mask in batches]
-    most = {name: float(np.max([f[name] for f in found])) for name in ("largest", *_ERRORS)}
-    total = {name: int(sum(f[name] for f in found)) for name in ("same_class", "images")}
-    return Compared(largest=most["largest"], errors={n: most[n] for n in _ERRORS}, **total)
-
-
-_ERRORS = {
-    "traced": "as it was traced",
-    "folded": "with batch norm folded",
-    "normalised": "normalised",
-}
-
-
-def prove(found: Compared, precision: float, stages: Stages, x: Float[Array, "b ..."]) -> None:
-    r"""Refuse what does not compute the same.
+    batches: Iterable[tuple[Float[Array, "b ..."], Bool[np.ndarray, " b"]]],
+) -> Proof:
+    r"""Compare the function's logits with every stage's, and refuse what does not compute the same.
 
     A stage may differ by :math:`\sqrt{\epsilon}` of the largest logit, half the digits of the
     narrowest type that the function computes in: rounding stays far below that, and an error of the
     conversion is of the order of the logits.
 
     Args:
-        found: the comparison.
+        fn: the function that was traced.
         precision: ε, as `traced` tells it.
-        stages: for the place of the difference.
-        x: some of the images that were compared, likewise.
+        stages: what became of the function.
+        batches: of images, of one size, with a mask that is false where there is none.
 
     Raises:
         InputError: a stage differs, or the logits are not finite.
     """
-    if not math.isfinite(found.largest):
-        raise InputError(
-            "the function's logits are not finite on the images that conversion was to be proved "
-            "on: training diverged, or the images are not finite"
-        )
-    for stage, what in _ERRORS.items():
-        error = found.errors[stage]
-        if not error <= math.sqrt(precision) * found.largest:
-            place = _place(stages, x, math.sqrt(precision)) if stage == "normalised" else ""
-            raise InputError(
-                f"the network {what} gives logits that differ by {error:.3g} from the function's, "
-                f"of which the largest is {found.largest:.3g}{place}: the conversion is not exact, "
-                "so it is refused; is the function the same at every call, and finite?"
+    function = None
+    largest = folded = normalised = 0.0
+    images = same_class = 0
+    tolerance = math.sqrt(precision)
+    # Else a TPU rounds what it multiplies to 8 bits.
+    with jax.default_matmul_precision("highest"):
+        for x, mask in batches:
+            function = function or _with_weights_apart(fn, x)
+            logits = np.asarray(function(x), np.float64)[mask]
+            as_folded, as_clipped, as_normalised = (
+                _logits(graph, x)[mask]
+                for graph in (stages.folded, stages.clipped, stages.normalised)
             )
+            if not np.isfinite(logits).all():
+                raise InputError(
+                    "the function's logits are not finite on the images that were to prove its "
+                    "conversion: training diverged, or the images are not finite"
+                )
+            largest = max(largest, _largest(logits))
+            folded = max(folded, _largest(as_folded - logits))
+            normalised = max(normalised, _largest(as_normalised - as_clipped))
+            images += len(logits)
+            same_class += int(np.sum(as_folded.argmax(-1) == logits.argmax(-1)))
+            if not folded <= tolerance * largest:
+                as_traced = _largest(_logits(stages.traced, x)[mask] - logits)
+                what = "as it was traced" if as_traced > folded / 2 else "with batch norm folded"
+                raise _refusal(what, folded, largest, "")
+            if not normalised <= tolerance * largest:
+                place = _place(stages, x, tolerance)
+                raise _refusal("normalised", normalised, largest, place)
+    return Proof(images, same_class, largest, folded, normalised)
+
+
+def _refusal(what: str, error: float, largest: float, place: str) -> InputError:
+    return InputError(
+        f"the network {what} gives logits that differ by {error:.3g} from the function's, of which "
+        f"the largest is {largest:.3g}{place}: the conversion is not exact, so it is refused; is "
+        "the function the same at every call, and finite?"
+    )
+
+
+_evaluate = jax.jit(g.evaluate)
+
+
+def _logits(graph: g.SpikingGraph, x: Array) -> Float[np.ndarray, "b ..."]:
+    return np.asarray(_evaluate(graph, x), np.float64)
+
+
+def _with_weights_apart(fn: Callable[[Array], Array], x: Array) -> Callable[[Array], Array]:
+    """The function compiled with its weights as arguments: XLA would fold constants, slowly."""
+    closed = jax.make_jaxpr(fn)(x)
+    jaxpr: Any = closed.jaxpr
+
+    @jax.jit
+    def call(consts: Any, x: Array) -> Array:
+        (logits,) = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(x)
+        return logits
+
+    return lambda x: call(closed.consts, x)
+
+
+def _largest(values: Float[np.ndarray, "..."]) -> float:
+    return float(np.max(np.abs(values), initial=0.0))
 
 
 def _place(stages: Stages, x: Array, tolerance: float) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 from jax.extend import core
 
 # fmt: off
-_ELEMENTWISE = frozenset((
-    "add", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "floor", "ceil", "round", "exp",
-    "log", "log1p", "expm1", "sqrt", "rsqrt", "erf_inv", "integer_pow", "pow", "and", "or", "xor",
-    "not", "lt", "le", "gt", "ge", "eq", "ne", "select_n", "clamp", "shift_left",
-    "shift_right_logical", "convert_element_type", "reduce_precision", "copy", "stop_gradient",
+ELEMENTWISE = frozenset((
+    "add", "add_any", "sub", "mul", "div", "max", "min", "neg", "abs", "sign", "floor", "ceil",
+    "round", "exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "erf_inv", "integer_pow",
+    "pow", "and", "or", "xor", "not", "lt", "le", "gt", "ge", "eq", "ne", "select_n", "clamp",
+    "shift_left", "shift_right_logical", "convert_element_type", "reduce_precision", "copy",
+    "stop_gradient",
 ))
 # fmt: on
 
@@ -54,7 +55,7 @@ class Drawn:
             return frozenset(
                 a for a, b in enumerate(eqn.params["permutation"]) if b in self.axes(values[0])
             )
-        if name in _ELEMENTWISE:
+        if name in ELEMENTWISE:
             return frozenset().union(*(self.axes(v) for v in values))
         return frozenset(a for a, size in enumerate(shape) if size > 1)
 

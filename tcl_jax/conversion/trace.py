@@ -72,26 +72,24 @@ def traced(fn: Callable[[Array], Array], sample_input: Any) -> Traced:
     sample = jax.ShapeDtypeStruct(
         sample_input.shape, jax.dtypes.canonicalize_dtype(sample_input.dtype)
     )
-    (one, nodes), (other, others) = (_walk(fn, sample, batch) for batch in _BATCHES)
-    for a, b in zip(nodes, others, strict=False):
-        if not _equal(a, b):
-            raise UnsupportedOperation(
-                f"cannot convert this network: {place_of(*one.origins.get(a.name, ()))}: what is "
-                "computed depends on the number of images in the batch (compute the same whatever "
-                "x.shape[0] is)"
-            )
-    if len(nodes) != len(others):
-        raise UnsupportedOperation(
-            "cannot convert this network: it is another one for another number of images in the "
-            "batch (compute the same whatever x.shape[0] is)"
-        )
-    return Traced(g.SpikingGraph(nodes), 2.0 ** -min(one.bits, other.bits))
+    (tracer, nodes), (_, others) = (_walk(fn, sample, batch) for batch in _BATCHES)
+    if differs := _differs(nodes, others):
+        place = place_of(*tracer.origins.get(differs, ()))
+        why = "what is computed depends on the number of images in the batch"
+        instead = "compute the same whatever x.shape[0] is"
+        if _differs(nodes, _walk(fn, sample, _BATCHES[0])[1]):
+            why = "what is computed is something else at every call"
+            instead = "draw random numbers, and keep count, outside the function"
+        raise UnsupportedOperation(f"cannot convert this network: {place}: {why} ({instead})")
+    return Traced(g.SpikingGraph(nodes), 2.0**-tracer.bits)
 
 
 def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]:
     shape = tuple(sample.shape[1:])
     try:
-        closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((batch, *shape), sample.dtype))
+        # A function of its own, for JAX would remember the jaxpr of another call.
+        batch_of = jax.ShapeDtypeStruct((batch, *shape), sample.dtype)
+        closed = jax.make_jaxpr(lambda x: fn(x))(batch_of)
     except Exception as error:  # the function is the user's, and so are its errors
         _explain(fn, sample, error)
         raise
@@ -153,14 +151,20 @@ def _explain(fn: Any, sample: Any, error: Exception) -> None:
         ) from error
 
 
-def _equal(a: g.Node, b: g.Node) -> bool:
-    """Whether two nodes are the same, weights and all."""
-    flat: Any = [jax.tree.flatten(n) for n in (a, b)]
-    (arrays, kind), (others, other_kind) = flat
-    return kind == other_kind and all(
-        np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
-        for x, y in zip(arrays, others, strict=True)
-    )
+def _differs(nodes: tuple[g.Node, ...], others: tuple[g.Node, ...]) -> str | None:
+    """The name of the first node that is not the same in both, weights and all; or None."""
+
+    def same(a: Any, b: Any) -> bool:
+        # Under an outer jit, weights may have no values yet.
+        traced = isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer)
+        return traced or np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+
+    for one, other in zip(nodes, others, strict=False):
+        flat: Any = [jax.tree.flatten(n) for n in (one, other)]
+        (arrays, kind), (other_arrays, other_kind) = flat
+        if kind != other_kind or not all(map(same, arrays, other_arrays)):
+            return one.name
+    return None if len(nodes) == len(others) else nodes[-1].name
 
 
 def _reachable(nodes: list[g.Node]) -> tuple[g.Node, ...]:

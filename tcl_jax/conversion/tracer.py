@@ -15,7 +15,7 @@ from jaxtyping import Array
 from tcl_jax import clipping
 from tcl_jax.clipping import CLIP_CALL
 from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.randomness import Drawn
+from tcl_jax.conversion.randomness import ELEMENTWISE, Drawn
 
 # Of the significand, without the leading one: bfloat16 has the fewest that networks compute in.
 FEWEST_BITS = 7
@@ -122,7 +122,7 @@ class Tracer:
         found: Any
         if name not in self.takes_whole and self.whole(eqn, values):
             found = self.refuse(eqn, *_WHOLE)
-        elif name not in self.takes_refused and self.random(values):
+        elif name in (CLIP_CALL, *ELEMENTWISE) and self.random(values):
             found = self.refuse(eqn, *_RANDOM)
         else:
             found = self.refuse(eqn) if rule is None else rule(self, eqn, *values)
