@@ -14,7 +14,10 @@ from tcl_jax.training import heartbeat
 
 @dataclass(frozen=True)
 class Status:
-    """Tell of each training whether it goes on, ended, died or hangs; exits 1 for the last two."""
+    """Tell of each training whether it goes on, ended, failed, died or hangs.
+
+    Exits with 1 where one failed, died or hangs.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folders of runs."""
@@ -24,11 +27,17 @@ class Status:
 
 def status(arguments: list[str]) -> int:
     o = check_options(Status, None, arguments, prog="python -m tcl_jax status")
-    well = True
+    well, untold = True, []
     for run in o.runs:
-        sentence, good = heartbeat.state(run, o.patience)
+        try:
+            sentence, good = heartbeat.state(run, o.patience)
+        except InputError as error:  # told last, for the others are asked for too
+            untold.append(str(error))
+            continue
         print(f"{run}: {sentence}")
         well &= good
+    if untold:
+        raise InputError("; ".join(untold))
     return 0 if well else 1
 
 

@@ -90,11 +90,9 @@ def test_status_of_several(trained, tmp_path):
     assert first.startswith(f"{trained.folder}: finished at step 66 of 66, ")
     assert second.startswith(f"{died}: died at step 3 of 10, evaluating, ")
     assert status(trained.folder).returncode == 0
-
-
-def test_mistakes(tmp_path):
-    done = status(tmp_path)
-    assert done.returncode == 2
+    # What is no run does not keep the others from being told of.
+    done = status(tmp_path, trained.folder)
+    assert done.returncode == 2 and done.stdout.startswith(f"{trained.folder}: finished")
     assert done.stderr == f"error: {tmp_path} has no {HEARTBEAT}: name the folder of a run\n"
 
 

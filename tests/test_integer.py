@@ -254,3 +254,21 @@ def test_pools_without_a_common_unit_are_refused(images):
 def test_images_without_content_are_refused(weights, images):
     with pytest.raises(InputError, match="largest value is 0"):
         simulation.quantise(convert(_network, weights, images), images * 0)
+
+
+def test_a_current_that_is_read_twice(rng):
+    w, x = (jnp.asarray(rng.normal(0.3, 1, s), jnp.float32) for s in ((4, 4), (50, 4)))
+
+    def network(_, x):
+        a = clip(jax.nn.relu(x @ w), 1.0) @ w
+        return clip(jax.nn.relu(a + a), 2.0) @ w
+
+    graph = simulation.quantise(convert(network, None, [x]), x)
+    (add,) = (n for n in graph.nodes if isinstance(n, g.Add))
+    assert len(set(add.inputs)) == 1
+    two, nothing = jnp.full((), 2, jnp.int32), jnp.zeros((), jnp.int32)
+    double = g.Scale(add.name, add.inputs[:1], two, nothing)
+    doubled = g.SpikingGraph(tuple(double if n is add else n for n in graph.nodes))
+    counts = [np.asarray(simulation.simulate(n, x, LATENCY).counts) for n in (graph, doubled)]
+    assert counts[0].any()
+    np.testing.assert_array_equal(*counts)

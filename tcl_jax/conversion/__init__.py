@@ -93,6 +93,6 @@ def _streamed(calibration: Any, how: Method) -> tuple[Any, Callable[[], Iterable
     if not isinstance(calibration, Iterator):
         return first, lambda: calibration
     whole: Iterable[Any] = chain([first], batches)
-    if how.name not in ("tcl", "max"):
+    if not how.reads_once:
         whole = list(whole)
     return first, lambda: whole

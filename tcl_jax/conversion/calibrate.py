@@ -65,6 +65,11 @@ def calibrate(
     >>> calibrate(graph, method("max/channel"), lambda: [images])[graph.neurons[0].name].tolist()
     [2.0, 3.0]
     """
+    if not callable(batches):
+        raise InputError(
+            f"batches must be a function that makes an iterator, got a {type(batches).__name__}: "
+            "give lambda: batches"
+        )
     bare = [n.name for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
     if how.name == "tcl" and bare:
         raise InputError(

@@ -3,8 +3,9 @@
 Shapes leave out the batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, fields
+from itertools import chain, count
 from typing import TypeVar, get_args
 
 import jax
@@ -199,6 +200,16 @@ Node = (
     | Neuron
     | Output
 )
+
+
+def free(name: str, taken: Container[str]) -> str:
+    """The name, or where it is taken the first of ``name_2``, ``name_3``, ... that is not.
+
+    >>> free("conv", {"conv", "conv_2"})
+    'conv_3'
+    """
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(n for n in chain([name], numbered) if n not in taken)
 
 
 def unknown(node: object) -> TypeError:

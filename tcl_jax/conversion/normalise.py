@@ -1,14 +1,13 @@
 """Data-normalisation (Eq. 5) by amplitude: every threshold becomes 1, every output stays."""
 
-from collections.abc import Container
 from dataclasses import replace
-from itertools import chain, count
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.nodes import free
 from tcl_jax.errors import InputError
 
 _ONE = np.ones(())
@@ -72,19 +71,13 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
         for name, got, need in zip(node.inputs, arriving, needs, strict=True):
             inputs.append(name)
             if not _equal(got, need):
-                inputs[-1] = _free(f"{name}->{node.name}", nodes)
+                inputs[-1] = free(f"{name}->{node.name}", nodes)
                 factor = jnp.asarray(_compact(got / need), graph.dtype)
                 nothing = jnp.zeros((), graph.dtype)
                 nodes[inputs[-1]] = g.Scale(inputs[-1], (name,), factor, nothing)
         rescaled = _rescaled(node, own, needs, graph.dtype)
         nodes[node.name] = replace(rescaled, inputs=tuple(inputs))
     return g.SpikingGraph(tuple(nodes.values()))
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    """A name that is not taken: one value may be read twice, in two amplitudes."""
-    numbered = (f"{name}_{number}" for number in count(2))
-    return next(n for n in chain([name], numbered) if n not in taken)
 
 
 def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

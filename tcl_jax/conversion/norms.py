@@ -63,6 +63,11 @@ class Method:
                 "tcl, or max/channel"
             )
 
+    @property
+    def reads_once(self) -> bool:
+        """Whether `calibrate` goes through the images a single time."""
+        return self.name in ("tcl", "max")
+
     def __str__(self) -> str:
         number = {"percentile": self.percent, "spike_norm": self.scaling}.get(self.name)
         if self.name == "spike_norm" and number == 1:

@@ -95,10 +95,12 @@ def prove(
             same_class += int(np.sum(as_folded.argmax(-1) == logits.argmax(-1)))
             if not folded <= tolerance * largest:
                 as_traced = _largest(_logits(stages.traced, x)[mask] - logits)
-                what = "as it was traced" if as_traced > folded / 2 else "with batch norm folded"
-                raise _refusal(what, folded, largest, "")
+                if as_traced > folded / 2:
+                    raise _refusal("as it was traced", folded, largest, "")
+                place = _place(stages.traced, stages.folded, x, tolerance)
+                raise _refusal("with batch norm folded", folded, largest, place)
             if not normalised <= tolerance * largest:
-                place = _place(stages, x, tolerance)
+                place = _place(stages.clipped, stages.normalised, x, tolerance)
                 raise _refusal("normalised", normalised, largest, place)
     return Proof(images, same_class, largest, folded, normalised)
 
@@ -135,15 +137,15 @@ def _largest(values: Float[np.ndarray, "..."]) -> float:
     return float(np.max(np.abs(values), initial=0.0))
 
 
-def _place(stages: Stages, x: Array, tolerance: float) -> str:
-    """The first neurons at which normalised and clipped network part."""
-    rates: list[dict[str, Any]] = []
-    for graph in (stages.clipped, stages.normalised):
-        thresholds = {n.name: n.threshold for n in graph.neurons}
+def _place(before: g.SpikingGraph, after: g.SpikingGraph, x: Array, tolerance: float) -> str:
+    """The first neurons at which two stages part, in units of their thresholds."""
+    rates: list[dict[str, np.ndarray]] = []
+    for graph in (before, after):
         seen: dict[str, Any] = {}
         g.evaluate(graph, x, seen.__setitem__)
-        rates.append({n: np.asarray(seen[n] / thresholds[n]) for n in thresholds})
+        units = {n.name: np.where(np.isfinite(n.threshold), n.threshold, 1) for n in graph.neurons}
+        rates.append({name: np.asarray(seen[name]) / unit for name, unit in units.items()})
     for name, rate in rates[0].items():
-        if not np.abs(rate - rates[1][name]).max() <= tolerance:
+        if not _largest(rate - rates[1][name]) <= tolerance * _largest(rate):
             return f" (they part at {name!r})"
     return ""

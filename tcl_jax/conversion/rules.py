@@ -1,6 +1,5 @@
 """What every JAX primitive does to a signal: the node that it becomes, or why it is refused."""
 
-import itertools
 import math
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from tcl_jax.clipping import CLIP_CALL
 from tcl_jax.conversion import graph as g
+from tcl_jax.conversion import layout
 from tcl_jax.conversion.tracer import (
     DEFAULT_ADVICE,
     FEWEST_BITS,
@@ -205,9 +205,9 @@ def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     outer = tuple(weight.shape[i] for i in rest)
     size = math.prod(weight.shape[i] for i in with_)
     matrix = t.array(weight.transpose([*with_, *rest]).reshape(size, -1))
-    before = x.node if len(contract) == 1 else _reshaped(t, eqn, x, (*kept, size))
+    before = x.node if len(contract) == 1 else layout.reshaped(t, eqn, x, (*kept, size))
     x = t.add(eqn, "dense", lambda name: g.Dense(name, (before,), matrix, None), ())
-    node = x.node if len(outer) == 1 else _reshaped(t, eqn, x, (*kept, *outer))
+    node = x.node if len(outer) == 1 else layout.reshaped(t, eqn, x, (*kept, *outer))
     own = [0 if i == batch else 1 + inner.index(i) for i in free]
     others = [1 + len(inner) + k for k in range(len(outer))]
     return Signal(node, tuple(own + others if signal_first else others + own))
@@ -219,8 +219,8 @@ def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
         d != 1 for d in (*p["base_dilation"], *p["window_dilation"])
     ):
         return t.refuse(eqn, "pooling over the batch, or dilated")
-    window, strides = (_inner(x, p[k]) for k in ("window_dimensions", "window_strides"))
-    padding = tuple((int(low), int(high)) for low, high in _inner(x, p["padding"]))
+    window, strides = (layout.inner(x, p[k]) for k in ("window_dimensions", "window_strides"))
+    padding = tuple((int(low), int(high)) for low, high in layout.inner(x, p["padding"]))
     one = t.array(1.0)
     return t.add(
         eqn, "pool", lambda name: g.Pool(name, (x.node,), window, strides, padding, one), x.axes
@@ -236,124 +236,6 @@ def _sum(t: Tracer, eqn: Any, x: Signal) -> Any:
     ranks = tuple(sorted(left).index(axis) for axis in left)
     one = t.array(1.0)
     return t.add(eqn, "sum", lambda name: g.Sum(name, (x.node,), axes, one), ranks)
-
-
-# --- Layout -------------------------------------------------------------------------------------
-
-
-def _inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:
-    """What is given for every traced axis, for the node's axes without the batch."""
-    return tuple(by_axis[x.axes.index(i)] for i in range(1, len(x.axes)))
-
-
-def _reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> str:
-    """The node whose value is that of the signal's node in another shape, without the batch."""
-    source = t.nodes[x.node]
-    # What gives an axis of length one and takes it away again leaves no trace.
-    if isinstance(source, g.Reshape) and t.shapes.get(source.inputs[0]) == shape:
-        return source.inputs[0]
-    return t.add(eqn, "reshape", lambda name: g.Reshape(name, (x.node,), shape), ()).node
-
-
-def _reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
-    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    if math.prod(before) != math.prod(after):
-        return t.refuse(eqn, "the signal is repeated along an axis")
-    if before == after:
-        return x
-    # The batch keeps its place in memory: as much before it as before.
-    start = math.prod(before[: x.batch])
-    batch = next(
-        (
-            i
-            for i, size in enumerate(after)
-            if size == before[x.batch] and math.prod(after[:i]) == start
-        ),
-        None,
-    )
-    if batch is None:
-        return t.refuse(
-            eqn, "the batch axis is merged with another", "reshape with x.shape[0] in front"
-        )
-    t.shapes[x.node] = _inner(x, before)
-    rest = [i for i in range(len(after)) if i != batch]
-    long_before = [i for i, size in enumerate(before) if size > 1 and i != x.batch]
-    long_after = [i for i in rest if after[i] > 1]
-    if [before[i] for i in long_before] == [after[i] for i in long_after]:
-        # Axes of length one come and go: the others stay as they lie in the node.
-        pairs = sorted(zip((x.axes[i] for i in long_before), long_after, strict=True))
-        rest = [i for i in rest if after[i] == 1] + [i for _, i in pairs]
-    else:
-        others = [i for i in range(len(before)) if i != x.batch]
-        x = t.arranged(x, tuple(int(i) for i in np.argsort((x.batch, *others))))
-    node = _reshaped(t, eqn, x, tuple(after[i] for i in rest))
-    return Signal(node, tuple(int(i) for i in np.argsort((batch, *rest))))
-
-
-def _broadcast(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
-    # Signals only gain axes of length one; so the order of the others, which are not repeated,
-    # is that of a reshape.
-    return _reshape(t, eqn, x)
-
-
-def _transpose(t: Tracer, eqn: Any, x: Signal) -> Any:
-    return Signal(x.node, tuple(x.axes[i] for i in eqn.params["permutation"]))
-
-
-def _concatenate(t: Tracer, eqn: Any, *parts: Any) -> Any:
-    axis = eqn.params["dimension"]
-    first = next(p for p in parts if isinstance(p, Signal))
-    if not all(isinstance(p, Signal) for p in parts):
-        return t.refuse(eqn, "the signal is joined with a constant", "pad with zeros instead")
-    if any(p.batch != first.batch for p in parts) or axis == first.batch:
-        return t.refuse(eqn, "a concatenation over the batch mixes images")
-    names = tuple(t.arranged(p, first.axes).node for p in parts)
-    own = first.axes[axis] - 1
-    return t.add(eqn, "concat", lambda name: g.Concat(name, names, own), first.axes)
-
-
-def _pad(t: Tracer, eqn: Any, x: Any, value: Any) -> Any:
-    if not isinstance(x, Signal) or isinstance(value, Signal) or np.any(np.asarray(value) != 0):
-        return t.refuse(eqn, "padding with something other than 0", "pad with zeros")
-    config = eqn.params["padding_config"]
-    if any(config[x.batch]):
-        return t.refuse(eqn, "the batch is padded")
-    padding = tuple((int(a), int(b), int(c)) for a, b, c in _inner(x, config))
-    return t.add(eqn, "pad", lambda name: g.Pad(name, (x.node,), padding), x.axes)
-
-
-def _cut(t: Tracer, eqn: Any, x: Signal, start: Any, stop: Any, strides: Any) -> Any:
-    """The part of a signal within bounds given for every traced axis."""
-    size = eqn.invars[0].aval.shape[x.batch]
-    if (start[x.batch], stop[x.batch], strides[x.batch]) != (0, size, 1):
-        return t.refuse(eqn, "a part of the batch is cut out")
-    bounds = tuple(_inner(x, [int(n) for n in by_axis]) for by_axis in (start, stop, strides))
-    return t.add(eqn, "slice", lambda name: g.Slice(name, (x.node,), *bounds), x.axes)
-
-
-def _slice(t: Tracer, eqn: Any, x: Signal) -> Any:
-    start, stop = eqn.params["start_indices"], eqn.params["limit_indices"]
-    return _cut(t, eqn, x, start, stop, eqn.params["strides"] or (1,) * len(start))
-
-
-def _dynamic_slice(t: Tracer, eqn: Any, x: Any, *starts: Any) -> Any:
-    if any(isinstance(s, Signal) for s in starts):
-        return t.refuse(eqn, "the place of a slice depends on the input")
-    sizes, shape = eqn.params["slice_sizes"], eqn.invars[0].aval.shape
-    start = [min(max(int(s), 0), n - k) for s, n, k in zip(starts, shape, sizes, strict=True)]
-    stop = [s + k for s, k in zip(start, sizes, strict=True)]
-    return _cut(t, eqn, x, start, stop, (1,) * len(start))
-
-
-def _split(t: Tracer, eqn: Any, x: Signal) -> Any:
-    axis, shape = eqn.params["axis"], eqn.invars[0].aval.shape
-    edges = np.cumsum([0, *eqn.params["sizes"]])
-    parts = []
-    for low, high in itertools.pairwise(edges):
-        start, stop = [0] * len(shape), list(shape)
-        start[axis], stop[axis] = low, high
-        parts.append(_cut(t, eqn, x, start, stop, (1,) * len(shape)))
-    return parts
 
 
 # --- Calls and control flow ---------------------------------------------------------------------
@@ -418,16 +300,16 @@ RULES: dict[str, Rule] = {
     "neg": lambda t, eqn, x: _scale(t, eqn, x, -1.0, 0.0),
     "reduce_window_sum": _pool,
     "reduce_sum": _sum,
-    "reshape": _reshape,
-    "squeeze": _reshape,
-    "expand_dims": _reshape,
-    "broadcast_in_dim": _broadcast,
-    "transpose": _transpose,
-    "concatenate": _concatenate,
-    "pad": _pad,
-    "slice": _slice,
-    "dynamic_slice": _dynamic_slice,
-    "split": _split,
+    "reshape": layout.reshape,
+    "squeeze": layout.reshape,
+    "expand_dims": layout.reshape,
+    "broadcast_in_dim": layout.broadcast,
+    "transpose": layout.transpose,
+    "concatenate": layout.concatenate,
+    "pad": layout.pad,
+    "slice": layout.static_slice,
+    "dynamic_slice": layout.dynamic_slice,
+    "split": layout.split,
     "convert_element_type": _convert,
     "reduce_precision": _reduce_precision,
     "copy": _same,

@@ -32,8 +32,7 @@ class Traced(NamedTuple):
 
     Attributes:
         graph: of the function.
-        precision: relative rounding (machine epsilon) of the narrowest type that the function
-            computes in, or the graph, if its is wider.
+        precision: machine epsilon of the narrowest type that the function or the graph computes in.
     """
 
     graph: g.SpikingGraph
@@ -134,6 +133,12 @@ def _explain(fn: Any, sample: Any, error: Exception) -> None:
     lines = traceback.extract_tb(error.__traceback__)
     own = [li for li in lines if "/site-packages/" not in li.filename and li.filename != __file__]
     place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+    if works(*sample.shape) and works(_BATCHES[0], *sample.shape):
+        raise InputError(
+            f"{place}the function takes an array of shape {tuple(sample.shape)}, but no other "
+            "number in front: if that is one image, put the images' axis in front, as in x[None]; "
+            "if it is a batch, write x.shape[0] for the number of images"
+        ) from error
     if works(*sample.shape):
         raise InputError(
             f"{place}the function is written for a batch of {sample.shape[0]} images: it must take "

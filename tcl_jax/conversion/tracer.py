@@ -1,7 +1,7 @@
 """The walk through a jaxpr that turns equations into nodes, and what it says of those it cannot."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array
 from tcl_jax import clipping
 from tcl_jax.clipping import CLIP_CALL
 from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.nodes import free
 from tcl_jax.conversion.randomness import ELEMENTWISE, Drawn
 
 # Of the significand, without the leading one: bfloat16 has the fewest that networks compute in.
@@ -96,6 +97,7 @@ class Tracer:
         self.takes_refused, self.takes_whole = takes_refused, takes_whole
         self.nodes: dict[str, g.Node] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}  # of nodes that were reshaped
+        self.arrangements: dict[tuple[str, tuple[int, ...]], str] = {}  # nodes with axes reordered
         self.refusals: list[str] = []
         self.calls: list[Any] = []  # the equations that surround the one at hand
         self.origins: dict[str, tuple[Any, ...]] = {}  # equations that a node was made of
@@ -178,10 +180,8 @@ class Tracer:
         """A new node, named by the scopes of the modules that surround it."""
         scopes = [str(where.source_info.name_stack) for where in (*self.calls, eqn)]
         scope = "/".join(filter(None, scopes))
-        name = base = scope if scope and scope not in self.nodes else f"{scope}/{kind}".strip("/")
-        number = 2
-        while name in self.nodes:
-            name, number = f"{base}_{number}", number + 1
+        alone = scope and scope not in self.nodes
+        name = free(scope if alone else f"{scope}/{kind}".strip("/"), self.nodes)
         self.nodes[name] = make(name)
         self.origins[name] = (eqn, *reversed(self.calls))
         return Signal(name, axes)
@@ -190,12 +190,12 @@ class Tracer:
         """The same traced value from a node whose axes lie as wanted, the batch's first."""
         if x.axes == axes:
             return x
-        order = [x.axes[axes.index(i)] for i in range(len(axes))]
-        name = f"{x.node}/" + "".join(map(str, order))
-        made = g.Transpose(name, (x.node,), tuple(i - 1 for i in order[1:]))
-        while self.nodes.setdefault(name, made) != made:  # a module may be named so
-            made = replace(made, name=(name := f"{name}_"))
-        return Signal(name, axes)
+        order = tuple(x.axes[axes.index(i)] for i in range(len(axes)))
+        if (x.node, order) not in self.arrangements:
+            name = free(f"{x.node}/" + "".join(map(str, order)), self.nodes)
+            self.nodes[name] = g.Transpose(name, (x.node,), tuple(i - 1 for i in order[1:]))
+            self.arrangements[x.node, order] = name
+        return Signal(self.arrangements[x.node, order], axes)
 
     def refuse(self, eqn: Any, why: str = "", instead: str = "") -> Refused:
         place = place_of(eqn, *reversed(self.calls))

@@ -79,28 +79,31 @@ class _Quantiser:
         self.graph, self.step = graph, step
         self.by_name = {node.name: node for node in graph.nodes}
         self.shapes = g.shapes(graph)
-        self.nodes: list[g.Node] = []
+        self.nodes: dict[str, g.Node] = {}
         self.signals: dict[str, _Signal | None] = {}
 
     def run(self) -> g.SpikingGraph:
         for node in self.graph.nodes:
             if isinstance(node, g.Input):
                 quantised = g.Quantise(f"{node.name}/int8", (node.name,), _real(1 / self.step))
-                self.nodes += [node, quantised]
+                self.add(node)
+                self.add(quantised)
                 self.signals[node.name] = _Signal(quantised.name, self.step, _LARGEST)
             elif isinstance(node, g.Neuron):
                 unit, current = self.integrated(node)
                 threshold = _whole(np.asarray(node.threshold, np.float64) / unit)
-                self.nodes.append(replace(node, inputs=(current,), threshold=threshold))
+                self.add(replace(node, inputs=(current,), threshold=threshold))
                 self.signals[node.name] = _Signal(node.name, 1.0, 1)
             elif isinstance(node, g.Output):
                 unit, current = self.integrated(node)
                 threshold = _whole(float(node.threshold) / unit)
                 scale = _real(float(node.scale) * float(unit))
-                self.nodes.append(
-                    replace(node, inputs=(current,), threshold=threshold, scale=scale)
-                )
-        return g.SpikingGraph(tuple(self.nodes))
+                self.add(replace(node, inputs=(current,), threshold=threshold, scale=scale))
+        return g.SpikingGraph(tuple(self.nodes.values()))
+
+    def add(self, node: g.Node) -> None:
+        """A node, once: what a reader reads twice it asks for twice, with the same result."""
+        self.nodes.setdefault(node.name, node)
 
     def integrated(self, node: g.Neuron | g.Output) -> tuple[np.ndarray, str]:
         """The unit of a neuron's potential, and the node of its current."""
@@ -150,7 +153,7 @@ class _Quantiser:
                 found = source._replace(name=node.name)
             case _:
                 raise g.unknown(node)
-        self.nodes.append(replace(node, inputs=tuple(s.name for s in sources)))
+        self.add(replace(node, inputs=tuple(s.name for s in sources)))
         return found
 
     def terms(self, node: g.Pool | g.Sum) -> int:
@@ -168,7 +171,7 @@ class _Quantiser:
                 "which have no common whole number: simulate this network in floating point"
             )
         node = g.Scale(f"{signal.name}/for/{reader}", (signal.name,), _whole(ratio), _whole(0))
-        self.nodes.append(node)
+        self.add(node)
         return _Signal(node.name, step, signal.bound * ratio)
 
     def peak(self, name: str, *, weights: bool = True) -> tuple[np.ndarray, bool]:
@@ -246,7 +249,7 @@ class _Quantiser:
                 f"a sum at {name} might reach {np.max(largest)}, beyond 2^24: it has too many "
                 "inputs, or a bias too large for its weights; simulate it in floating point"
             )
-        self.nodes.append(added)
+        self.add(added)
         return label
 
 

@@ -13,7 +13,6 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from tcl_jax.errors import InputError
@@ -86,17 +85,11 @@ class Heartbeat:
     def __enter__(self) -> "Heartbeat":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         self._watch.join()
-        if (
-            self._written is not None
-        ):  # else nothing was begun, and what is written there stays true
+        # Where nothing was begun, what is written there stays true.
+        if self._written is not None:
             finished = self._step == self._total_steps
             self.beat(self._step, "failed" if kind else "finished" if finished else "stopped")
         os.close(self._file)
