@@ -91,7 +91,7 @@ def main() -> int:
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, "
         f"{summary['norm']} norm, {o.readout} readout"
     )
-    print_curve(list(curve), summary["ann_accuracy"], latencies(o.timesteps), title)
+    print_curve(list(curve), summary["ann_accuracy_in"], latencies(o.timesteps), title)
     if energy is not None:
         print_energy(energy, list(curve), summary["ann_accuracy"])
     return 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 from tcl_jax import config as configs
 from tcl_jax import data
 from tcl_jax.config import Config
+from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.errors import InputError
 from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset, optimizer
-from tcl_jax.training.step import init_state
+from tcl_jax.training.step import inference, init_state
 
 Which = Literal["last", "best"] | int
 
@@ -30,8 +31,8 @@ class Run:
         config: what was trained.
         step: step of the checkpoint that was read.
         dataset: the images.
-        model: the network.
-        variables: its trained parameters and batch statistics.
+        model: the network, as it was trained.
+        variables: its trained parameters and batch statistics, in float32 whatever it computed in.
     """
 
     folder: Path
@@ -41,9 +42,23 @@ class Run:
     model: nn.Module
     variables: Any
 
+    @property
+    def trained_in(self) -> str:
+        """The type that the network computed in while it was trained."""
+        return self.config.model.dtype
+
+    def network(self, variables: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        """The network in inference mode on standardised images, in float32 on any backend.
+
+        This is what is converted and compared with, whatever the network was trained in: its
+        parameters have all their digits, of which training rounded a copy at every step.
+        """
+        with jax.default_matmul_precision(PRECISION):
+            return inference(self.model.clone(dtype=jnp.float32))(variables, images)
+
     def logits(self, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
-        """The network in inference mode, on standardised images."""
-        return cast(Array, self.model.apply(self.variables, images, train=False))
+        """`network`, of the trained variables."""
+        return self.network(self.variables, images)
 
     def train_images(self, count: int, batch_size: int) -> Iterator[Float[Array, "b h w c"]]:
         """The first `count` training images, standardised; a pass of whole and partial batches."""

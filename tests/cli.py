@@ -123,7 +123,7 @@ class DigitsRun:
 
 
 @functools.cache
-def _train(folder: Path, *options: str) -> DigitsRun:
+def train(folder: Path, *options: str) -> DigitsRun:
     # Cached here, for a fixture imported by several modules is made once for each of them.
     process = start("train", "digits-cnet", "--workdir", folder, "--epochs", "3", *options)
     return DigitsRun(folder, succeeded(finish(process)))
@@ -132,7 +132,7 @@ def _train(folder: Path, *options: str) -> DigitsRun:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """A network with TCL."""
-    return _train(tmp_path_factory.getbasetemp() / "digits")
+    return train(tmp_path_factory.getbasetemp() / "digits")
 
 
 @functools.cache
@@ -150,4 +150,4 @@ def converted(trained: DigitsRun) -> str:
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """The same without TCL, for the baselines."""
-    return _train(tmp_path_factory.getbasetemp() / "digits-plain", "--model.no-tcl")
+    return train(tmp_path_factory.getbasetemp() / "digits-plain", "--model.no-tcl")

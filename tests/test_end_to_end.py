@@ -115,6 +115,8 @@ def test_conversion_prints_norm_factors_and_its_verification(simulated):
     assert about["verification"]["images"] == about["verification"]["same_class"] == 359
     assert "the same class on 359 of 359 test images" in printed.out
     assert about["norm"] == "tcl" and about["checkpoint_step"] == 66
+    assert about["trained_in"] == about["dtype"] == "float32"
+    assert not any("as_trained" in key for key in about["verification"])
     assert printed.err == ""
 
 
@@ -151,6 +153,7 @@ def test_ann_accuracy_is_that_of_training_on_the_same_images(simulated):
         json.loads(lines[-1])["test_accuracy"], abs=1e-9
     )
     assert summary(folder)["images"] == 359
+    assert summary(folder)["ann_accuracy_in"] == {"float32": summary(folder)["ann_accuracy"]}
 
 
 def test_printed_figures_are_those_of_the_curve(simulated):

@@ -40,7 +40,10 @@ def convert(
     batch that the result computes what the function does.
 
     Args:
-        fn: ``variables, inputs -> logits`` in inference mode, of affine maps with TCL or ReLU.
+        fn: ``variables, inputs -> logits`` in inference mode, of affine maps with TCL or ReLU.  Of a
+            network that computes in bfloat16 give the float32 clone, as of a Flax module
+            ``model.clone(dtype=jnp.float32)``: its own function rounds the weights, and rounded
+            ones are what the graph would have.
         variables: its parameters and statistics.
         calibration: a batch of inputs or an iterable of batches, in floating point or as whole
             numbers that `fn` casts, from which the output's norm-factor is read (its largest

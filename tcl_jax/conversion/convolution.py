@@ -2,11 +2,16 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+# A TPU's default would round float32 weights to 8 bits, a GPU's to 11.
+PRECISION = "highest"
+"""Of every product of signals with weights: float32 ones are accurate to float32 everywhere."""
 
 
 def convolve(
@@ -29,7 +34,7 @@ def convolve(
     """
     spatial = "".join("DHW"[3 - (x.ndim - 2) :])
 
-    def general(x: Array, kernel: Array, dtype: Any) -> Array:
+    def general(x: Array, kernel: Array, **how: Any) -> Array:
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -38,11 +43,11 @@ def convolve(
             rhs_dilation=dilation,
             dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
             feature_group_count=groups,
-            preferred_element_type=dtype,
+            **how,
         )
 
-    def shifted(x: Array, kernel: Array, dtype: Any) -> Array:
-        x, kernel = x.astype(dtype), kernel.astype(dtype)
+    def shifted(x: Array, kernel: Array, *, preferred_element_type: Any, **how: Any) -> Array:
+        x, kernel = (a.astype(preferred_element_type) for a in (x, kernel))
         # Input channel g feeds the outputs of group g, which are neighbours.
         x = jnp.repeat(x, kernel.shape[-1] // groups, axis=-1)
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -61,24 +66,25 @@ def convolve(
     return weigh(x, kernel, general, cpu=shifted if depthwise else general)
 
 
-Product = Callable[[Array, Array, Any], Array]
+Product = Callable[..., Array]
 
 
 def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None) -> Array:
-    """``product(x, kernel, dtype)``, computed in the type of the weights and summed in `dtype`.
+    """``product(x, kernel, **how)``, computed in the type of the weights, as exactly as that is.
 
-    Weights in float32 or float64 are multiplied and summed in that; in bfloat16, multiplied as such
-    and summed in float32; in int8, summed as int32, exactly.
+    Weights in float32 or float64 are multiplied and summed in that, on every backend; in bfloat16,
+    multiplied as such and summed in float32; in int8, summed as int32, exactly.
 
     Args:
         x: what is weighted.
         kernel: the weights.
-        product: bilinear in both, with sums of the type that is its last argument.
+        product: bilinear in both; the rest is what `jax.lax.dot_general` takes, ``precision`` and
+            ``preferred_element_type``, that of the sums.
         cpu: the same, as a CPU likes it.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.array([[1, 1, 0]], jnp.int8), jnp.array([[100], [100], [1]], jnp.int8)
-    >>> total = weigh(x, kernel, lambda x, k, dtype: jnp.matmul(x, k, preferred_element_type=dtype))
+    >>> total = weigh(x, kernel, jnp.matmul)
     >>> total.item(), str(total.dtype)
     (200, 'int32')
     """
@@ -89,18 +95,19 @@ def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None)
         return lax.platform_dependent(
             x,
             kernel,
-            cpu=lambda x, k: cpu(x.astype(jnp.float32), k.astype(jnp.float32), jnp.float32).astype(
-                jnp.int32
+            cpu=lambda x, k: _sums(cpu, jnp.float32)(
+                x.astype(jnp.float32), k.astype(jnp.float32)
+            ).astype(jnp.int32),
+            default=lambda x, k: product(
+                x, k.astype(x.dtype), precision=None, preferred_element_type=jnp.int32
             ),
-            default=lambda x, k: product(x, k.astype(x.dtype), jnp.int32),
         )
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)
     x = x.astype(kernel.dtype)
     if cpu is product:
-        return product(x, kernel, dtype)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, k: cpu(x, k, dtype),
-        default=lambda x, k: product(x, k, dtype),
-    )
+        return _sums(product, dtype)(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_sums(cpu, dtype), default=_sums(product, dtype))
+
+
+def _sums(product: Product, dtype: Any) -> Product:
+    return partial(product, precision=PRECISION, preferred_element_type=dtype)

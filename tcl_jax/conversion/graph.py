@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from tcl_jax.conversion.convolution import convolve, weigh
+from tcl_jax.conversion.convolution import PRECISION, convolve, weigh
 from tcl_jax.conversion.nodes import (
     KINDS,
     Add,
@@ -154,9 +154,8 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
 
 
-def _dense(x: Array, kernel: Array, dtype: Any) -> Array:
-    contract = (((x.ndim - 1,), (0,)), ((), ()))
-    return lax.dot_general(x, kernel, contract, preferred_element_type=dtype)
+def _dense(x: Array, kernel: Array, **how: Any) -> Array:
+    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **how)
 
 
 def _channels(vector: Float[Array, " c"], like: Array) -> Float[Array, "..."]:
@@ -207,6 +206,18 @@ def evaluate(
     if observe is not None:
         observe(graph.output.name, logits)
     return logits
+
+
+def precision(graph: SpikingGraph) -> dict[str, str]:
+    """What its products are computed in, to be written beside figures.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.conversion import trace
+    >>> from tcl_jax.conversion.graph import precision
+    >>> precision(trace(lambda x: x @ jnp.eye(2), jnp.zeros((1, 2))))
+    {'dtype': 'float32', 'matmul_precision': 'highest'}
+    """
+    return {"dtype": str(graph.dtype), "matmul_precision": PRECISION}
 
 
 def images(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from tcl_jax import data, provenance
 from tcl_jax.conversion import artifact as artifacts
+from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.artifact import Artifact
 from tcl_jax.conversion.calibrate import calibrate
 from tcl_jax.conversion.fold import fold
@@ -21,6 +22,7 @@ from tcl_jax.conversion.proof import Stages, prove
 from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
 from tcl_jax.run import Run
+from tcl_jax.training.step import inference
 
 
 def convert_run(
@@ -73,6 +75,7 @@ def convert_run(
     clipped = with_norms(folded, norms)
     stages = Stages(network, folded, clipped, normalise(clipped))
     verification = _verify(run, stages, precision, verification_images, batch_size)
+    verification |= _as_trained(run, verification_images, batch_size)
     about = {
         "norm": str(how),
         "lambda": {n.name: np.asarray(n.threshold).tolist() for n in clipped.spiking},
@@ -80,7 +83,9 @@ def convert_run(
         "verification": verification,
         "network": run.config.model.name,
         "tcl": run.config.model.tcl,
+        "trained_in": run.trained_in,
         "checkpoint_step": run.step,
+        **g.precision(stages.normalised),
         **provenance.describe(),
     }
     artifact = Artifact(stages.normalised, about)
@@ -91,14 +96,7 @@ def convert_run(
 def _verify(
     run: Run, stages: Stages, precision: float, images: int, batch_size: int
 ) -> dict[str, Any]:
-    def batches() -> Iterator[tuple[Array, np.ndarray]]:
-        raw = data.eval_batches(run.dataset.test, batch_size=batch_size, limit=images)
-        with closing(raw):
-            for batch in raw:
-                x = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
-                yield x, batch["mask"]
-
-    found = prove(run.logits, precision, stages, batches())
+    found = prove(run.logits, precision, stages, _test_images(run, images, batch_size))
     return {
         "images": found.images,
         "same_class": found.same_class,
@@ -106,3 +104,27 @@ def _verify(
         "max_abs_logit_difference_folded": found.folded,
         "max_abs_logit_difference_normalised": found.normalised,
     }
+
+
+def _as_trained(run: Run, images: int, batch_size: int) -> dict[str, Any]:
+    """What the type that a network was trained in changes; nothing of one trained in float32."""
+    if run.trained_in == "float32":
+        return {}
+    exact, rounded = jax.jit(run.network), jax.jit(inference(run.model))
+    same, difference = 0, 0.0
+    for x, mask in _test_images(run, images, batch_size):
+        a, b = (np.asarray(f(run.variables, x), np.float64)[mask] for f in (exact, rounded))
+        same += int(np.sum(a.argmax(-1) == b.argmax(-1)))
+        difference = max(difference, float(np.max(np.abs(a - b), initial=0.0)))
+    return {
+        "same_class_as_trained": same,
+        "max_abs_logit_difference_as_trained": difference,
+    }
+
+
+def _test_images(run: Run, count: int, batch_size: int) -> Iterator[tuple[Array, np.ndarray]]:
+    with closing(
+        data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
+    ) as batches:
+        for batch in batches:
+            yield data.standardize(jnp.asarray(batch["image"]), run.dataset.info), batch["mask"]

@@ -11,6 +11,7 @@ from jax.extend import core
 from jaxtyping import Array, Bool, Float
 
 from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.errors import InputError
 
 
@@ -74,8 +75,7 @@ def prove(
     largest = folded = normalised = 0.0
     images = same_class = 0
     tolerance = math.sqrt(precision)
-    # Else a TPU rounds what it multiplies to 8 bits.
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(PRECISION):
         for x, mask in batches:
             function = function or _with_weights_apart(fn, x)
             logits = np.asarray(function(x), np.float64)[mask]

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.rules import INLINED, RULES, TAKES_REFUSED, TAKES_WHOLE
 from tcl_jax.conversion.tracer import Signal, Tracer, place_of
 from tcl_jax.errors import InputError
@@ -32,7 +33,8 @@ class Traced(NamedTuple):
 
     Attributes:
         graph: of the function.
-        precision: machine epsilon of the narrowest type that the function or the graph computes in.
+        precision: machine epsilon of the narrowest type that the function or the graph computes in,
+            products of an explicit ``precision`` below the highest taken as of bfloat16.
     """
 
     graph: g.SpikingGraph
@@ -88,7 +90,8 @@ def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]
     try:
         # A function of its own, for JAX would remember the jaxpr of another call.
         batch_of = jax.ShapeDtypeStruct((batch, *shape), sample.dtype)
-        closed = jax.make_jaxpr(lambda x: fn(x))(batch_of)
+        with jax.default_matmul_precision(PRECISION):  # of products of weights with each other
+            closed = jax.make_jaxpr(lambda x: fn(x))(batch_of)
     except Exception as error:  # the function is the user's, and so are its errors
         _explain(fn, sample, error)
         raise

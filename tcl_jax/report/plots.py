@@ -1,6 +1,7 @@
 """Plots, written beside the tables that they show."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ def plot_curves(
         t = np.arange(1, len(accuracy) + 1)
         (line,) = axes.plot(t, 100 * np.asarray(accuracy), label=label, linewidth=1.8)
         colour[label] = line.get_color()
-    for label, level in ann_accuracy.items():
+    for (label, level), dashes in zip(ann_accuracy.items(), cycle(("--", ":"))):
         axes.axhline(
             100 * level,
             color=colour.get(label, "0.4"),
-            linestyle="--",
+            linestyle=dashes,
             linewidth=1,
             label=f"ANN{', ' + label if len(ann_accuracy) > 1 else ''} {level:.2%}",
         )

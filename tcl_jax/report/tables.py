@@ -29,6 +29,14 @@ def print_conversion(about: Mapping[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if "same_class_as_trained" in v:
+        _console.print(
+            f"trained in {about['trained_in']}, converted from its float32 weights: max |Δ logit| "
+            f"{v['max_abs_logit_difference_as_trained']:.2e}, the same class on "
+            f"{v['same_class_as_trained']} of {v['images']} test images",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _norm(lam: float | list[Any]) -> str:
@@ -65,18 +73,29 @@ def print_layers(layers: Sequence[Layer], timesteps: int) -> None:
 
 
 def print_curve(
-    accuracy: Sequence[float], ann_accuracy: float, latencies: Sequence[int], title: str
+    accuracy: Sequence[float],
+    ann_accuracy: Mapping[str, float],
+    latencies: Sequence[int],
+    title: str,
 ) -> None:
-    """Accuracy at some latencies beside the analog network's, and the loss by conversion."""
+    """Accuracy at some latencies beside the analog network's, and the loss by conversion.
+
+    Args:
+        accuracy: at T = 1, 2, ...
+        ann_accuracy: the analog network's by the type that it computes in, float32 first.
+        latencies: those to show.
+        title: above the table.
+    """
+    ann, *others = ann_accuracy.values()
     table = Table(title=title)
     for heading in ("T", "SNN accuracy", "ANN accuracy", "conversion loss"):
         table.add_column(heading, justify="right")
     for t in latencies:
         snn = accuracy[t - 1]
-        table.add_row(
-            str(t), f"{snn:.2%}", f"{ann_accuracy:.2%}", f"{100 * (ann_accuracy - snn):+.2f} points"
-        )
+        table.add_row(str(t), f"{snn:.2%}", f"{ann:.2%}", f"{100 * (ann - snn):+.2f} points")
     _console.print(table)
+    for dtype, other in zip(list(ann_accuracy)[1:], others, strict=True):
+        _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)
 
 
 def print_energy(

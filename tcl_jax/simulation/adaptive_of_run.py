@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from tcl_jax import data, provenance, sharding
+from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_adaptive
@@ -149,6 +150,7 @@ def adapt_run(
         "norm": artifact.about["norm"],
         "network": run.config.model.name,
         "data": run.config.data.name,
+        **precision(artifact.graph),
         **provenance.describe(),
     }
     (output / "adaptive.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from tcl_jax import data, provenance, sharding
 from tcl_jax.conversion import artifact as artifacts
+from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
 from tcl_jax.report.energy import write_energy
@@ -26,7 +27,7 @@ from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_timesteps
-from tcl_jax.training.step import make_eval_step, no_sums
+from tcl_jax.training.step import Inference, inference, make_eval_step, no_sums
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
 """Latencies of the paper's Tables I and II, and some shorter ones."""
@@ -64,6 +65,9 @@ def simulate_run(
 ) -> Simulated:
     """Accuracy against latency on test images, and the trained network's on the same ones.
 
+    The trained network computes in float32, as the spiking one does, and beside that in the type
+    that it was trained in.
+
     Writes `curve.csv` (T and accuracy, every T from 1), `curve.png` and `summary.json`; with a
     cost, `energy.json`, `energy.csv` and `energy.png`, too.
 
@@ -91,17 +95,22 @@ def simulate_run(
     sharding.check_batch_size(batch_size, mesh)
     count = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
 
-    eval_step = make_eval_step(run.model, run.dataset.info)
-    variables, ann = sharding.replicate((run.variables, no_sums()), mesh)
+    # By the type that the analog network computes in; the first is what was converted.
+    networks: dict[str, Inference] = {"float32": run.network}
+    if run.trained_in not in networks:
+        networks[run.trained_in] = inference(run.model)
+    steps = {dtype: make_eval_step(n, run.dataset.info) for dtype, n in networks.items()}
+    variables = sharding.replicate(run.variables, mesh)
+    sums = {dtype: sharding.replicate(no_sums(), mesh) for dtype in networks}
 
     def batches() -> Iterator[dict[str, Any]]:
-        nonlocal ann
         with closing(
             data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
         ) as raw:
             for batch in raw:
                 sharded = sharding.shard_batch(dict(batch), mesh)
-                ann = jax.block_until_ready(eval_step(variables, ann, sharded))
+                for dtype, step in steps.items():
+                    sums[dtype] = jax.block_until_ready(step(variables, sums[dtype], sharded))
                 yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
 
     with progress.bar("simulating", total=count, unit="images") as done:
@@ -113,11 +122,13 @@ def simulate_run(
             curve = latency_curve(graph, batches(), timesteps, **how)
         else:
             curve, activity = measure(graph, batches(), timesteps, counted=artifact.graph, **how)
-    ann_accuracy = int(ann["correct"]) / int(ann["seen"])
+    ann = {dtype: int(s["correct"]) / int(s["seen"]) for dtype, s in sums.items()}
+    ann_accuracy = ann["float32"]
     summary = {
         "timesteps": timesteps,
-        "images": int(ann["seen"]),
+        "images": int(sums["float32"]["seen"]),
         "ann_accuracy": ann_accuracy,
+        "ann_accuracy_in": ann,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
         "readout": readout,
         **asdict(neurons),
@@ -128,6 +139,8 @@ def simulate_run(
         "network": run.config.model.name,
         "tcl": run.config.model.tcl,
         "data": run.config.data.name,
+        "trained_in": run.trained_in,
+        **precision(artifact.graph),
         **provenance.describe(),
     }
     with (output / "curve.csv").open("w", newline="") as file:
@@ -136,7 +149,7 @@ def simulate_run(
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
     title = f"{run.config.model.name} on {run.config.data.name}, {count} test images"
-    plot_curves({label: list(curve)}, {"": ann_accuracy}, output / "curve.png", title=title)
+    plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     energy = None
     if cost is not None and activity is not None:

@@ -15,6 +15,7 @@ from tcl_jax.data import DataInfo, standardize
 
 Batch = dict[str, Any]
 Metrics = dict[str, Array]
+Inference = Callable[[Any, Array], Array]
 
 
 @flax.struct.dataclass
@@ -83,7 +84,12 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Metrics, Batch], Metrics]:
+def inference(model: nn.Module) -> Inference:
+    """``variables, standardised images -> logits``, of the network in inference mode."""
+    return lambda variables, images: cast(Array, model.apply(variables, images, train=False))
+
+
+def make_eval_step(network: Inference, info: DataInfo) -> Callable[[Any, Metrics, Batch], Metrics]:
     """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums()` on.
 
     The sums pass through every step, so that a device begins a batch only when all have met over
@@ -93,7 +99,7 @@ def make_eval_step(model: nn.Module, info: DataInfo) -> Callable[[Any, Metrics, 
 
     @jax.jit
     def eval_step(variables: Any, sums: Metrics, batch: Batch) -> Metrics:
-        logits = cast(Array, model.apply(variables, standardize(batch["image"], info), train=False))
+        logits = network(variables, standardize(batch["image"], info))
         mask = batch["mask"]
         found = {
             "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0)),
