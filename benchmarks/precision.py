@@ -1,9 +1,9 @@
 """What a backend rounds products to: `python benchmarks/precision.py` writes results/precision.
 
 The simulation of a converted network is compiled ahead of time for a TPU, at the precision that
-tcl_jax asks for and at the backend's default; bfloat16 arrays in the program are roundings to 8 bits.
-And on the backend at hand, logits are compared with those in float64.  Weights are random.  Needs
-no TPU, but its compiler, as in benchmarks/requirements.txt.
+tcl_jax asks for and at the backend's default; bfloat16 arrays in the program are roundings to 8
+bits.  And on the backend at hand, logits are compared with those in float64.  Weights are random.
+Needs no TPU, but its compiler, as in benchmarks/requirements.txt.
 """
 
 import json
