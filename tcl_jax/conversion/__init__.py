@@ -40,8 +40,8 @@ def convert(
     batch that the result computes what the function does.
 
     Args:
-        fn: ``variables, inputs -> logits`` in inference mode, of affine maps with TCL or ReLU.  Of a
-            network that computes in bfloat16 give the float32 clone, as of a Flax module
+        fn: ``variables, inputs -> logits`` in inference mode, of affine maps with TCL or ReLU.  Of
+            a network that computes in bfloat16 give the float32 clone, as of a Flax module
             ``model.clone(dtype=jnp.float32)``: its own function rounds the weights, and rounded
             ones are what the graph would have.
         variables: its parameters and statistics.
