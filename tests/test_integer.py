@@ -176,11 +176,9 @@ def test_a_cpu_sums_in_float_what_others_sum_in_int(rng):
     x = jnp.asarray(rng.integers(0, 2, (4, 5000)), jnp.int8)
     kernel = jnp.asarray(rng.integers(-127, 128, (5000, 7)), jnp.int8)
 
-    def product(x, k, dtype):
-        return jnp.matmul(x, k, preferred_element_type=dtype)
-
-    np.testing.assert_array_equal(weigh(x, kernel, product), product(x, kernel, jnp.int32))
-    assert weigh(x, kernel, product).dtype == jnp.int32
+    exact = jnp.matmul(x, kernel, preferred_element_type=jnp.int32)
+    np.testing.assert_array_equal(weigh(x, kernel, jnp.matmul), exact)
+    assert weigh(x, kernel, jnp.matmul).dtype == jnp.int32
 
 
 def test_devices_and_batches_do_not_matter(weights, images):

@@ -94,7 +94,7 @@ def test_tcl_is_refused_for_a_bare_relu(weights, x):
         x = clip(jax.nn.relu(x @ weights[0]), 1.0)
         return jax.nn.relu(x @ weights[1]) @ weights[2]
 
-    with pytest.raises(InputError, match=r"has no trained λ .nor have 0 others.: convert"):
+    with pytest.raises(InputError, match=r"has no trained λ: convert"):
         calibrate(trace(network, x), method("tcl"), _batches(x))
 
 
@@ -103,13 +103,6 @@ def test_tcl_reads_the_output_alone(weights, x):
     found = calibrate(graph, method("tcl"), _batches(x))
     logits = np.clip(x @ weights[0], 0, 1) @ weights[1]
     assert found == {graph.output.name: pytest.approx(logits.max(), rel=1e-5)}
-
-
-def test_a_silent_layer_is_refused():
-    x = jnp.ones((2, 3))
-    graph = trace(lambda x: clip(jax.nn.relu(x - 2.0), 1.0) + x, x)
-    with pytest.raises(InputError, match="is 0 on every calibration image"):
-        calibrate(graph, method("max"), lambda: [x])
 
 
 def test_no_images_are_refused(weights, x):
@@ -323,13 +316,6 @@ def test_a_trained_clip_stays(lam, norm, eighths):
     if norm.startswith(("max", "model_based")):
         logits = np.clip(x @ w[0], 0, lam) @ w[1]
         np.testing.assert_array_equal(evaluate(with_norms(graph, norms), jnp.asarray(x)), logits)
-
-
-def test_activations_that_are_not_finite_are_refused():
-    x = jnp.ones((2, 3))
-    graph = trace(lambda x: jax.nn.relu(x * jnp.nan), x)
-    with pytest.raises(InputError, match="is not finite on the calibration images"):
-        calibrate(graph, method("max"), lambda: [x])
 
 
 # --- Their names ----------------------------------------------------------------------------

@@ -292,9 +292,9 @@ def test_an_equinox_model(rng):
 @pytest.mark.parametrize(
     "fn, says",
     [
-        (lambda x: jnp.floor(x), "floor is not affine"),
+        (lambda x: jnp.floor(x), "floor is not continuous"),
         (lambda x: x.astype(jnp.int32), "a cast to whole numbers rounds"),
-        (lambda x: jnp.where(x > 0, x, 0.0), "a comparison of the signal .*nn.relu"),
+        (lambda x: jnp.where(x > 0, x, 0.0), "a comparison of the signal .*as nn.relu"),
         (lambda x: jax.nn.standardize(x), "batch norm"),
         (lambda x: jax.lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, x), "control flow"),
         (lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), "control flow"),
@@ -303,13 +303,19 @@ def test_an_equinox_model(rng):
             lambda x: jax.lax.scan(lambda c, i: (c, c * i), x, jnp.arange(3.0))[1][0],
             "a scan that stacks signals",
         ),
-        (lambda x: jnp.concatenate([x, jnp.ones((x.shape[0], 2))], 1), "joined with a constant"),
+        (
+            lambda x: jnp.concatenate([x, jnp.ones((x.shape[0], 2))], 1),
+            "joining the signal with a constant is affine, but",
+        ),
         (lambda x: jnp.pad(x, ((0, 0), (1, 1)), constant_values=1.0), "other than 0"),
         (lambda x: jnp.concatenate([x, x], 0), "over the batch mixes images"),
         (lambda x: x[:2], "a part of the batch"),
         (lambda x: x.reshape(-1), "the batch axis is merged"),
         (lambda x: x.T @ jnp.ones((x.shape[0], 4)), "mixes images"),
-        (lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], 3, 4)), "repeated along an axis"),
+        (
+            lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], 3, 4)),
+            "repeating the signal along an axis is linear, but",
+        ),
         (lambda x: x * jnp.arange(x.shape[0])[:, None], "differs between the images"),
         (lambda x: jnp.argmax(x, -1), "return the logits"),
         (lambda x: x.max(-1), "a maximum over the signal"),

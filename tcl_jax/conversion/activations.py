@@ -22,21 +22,26 @@ def largest_activations(graph: g.SpikingGraph, batches: Iterable[Float[Array, "b
     """The largest activation of every channel of every population, and the largest logits.
 
     Raises:
-        InputError: there are no images.
+        InputError: there are no images, or they are not finite.
     """
 
     @jax.jit
-    def of_batch(graph: g.SpikingGraph, x: Array) -> dict[str, Array]:
+    def of_batch(graph: g.SpikingGraph, x: Array) -> tuple[Array, dict[str, Array]]:
         found: dict[str, Array] = {}
         g.evaluate(graph, x, lambda name, a: found.__setitem__(name, by_channel(a).max(0)))
-        return found
+        return jnp.isfinite(x).all(), found
 
     largest: Largest = {}
     for number, x in enumerate(batches, start=1):
         x = g.images(graph, x)
         if not len(x):
             raise InputError(f"calibration batch {number} holds no images: leave it out")
-        for name, top in of_batch(graph, x).items():
+        finite, tops = of_batch(graph, x)
+        if not finite:
+            raise InputError(
+                f"calibration batch {number} holds values that are not finite: mend it"
+            )
+        for name, top in tops.items():
             largest[name] = np.maximum(largest.get(name, -np.inf), np.asarray(top))
     if not largest:
         raise InputError("there are no calibration images: give at least one")
@@ -108,7 +113,7 @@ def _percentiles(
 
         def count(name: str, a: Array) -> None:
             if name in tops:
-                width = jnp.asarray(tops[name][None] / bins)
+                width = jnp.asarray(np.where(tops[name] > 0, tops[name], 1)[None] / bins)
                 columns = width.size
                 bin_of = jnp.ceil(a.reshape(-1, columns) / width).astype(jnp.int32)
                 bin_of = jnp.clip(bin_of, 0, bins) + jnp.arange(columns)[None] * (bins + 1)

@@ -32,11 +32,12 @@ def calibrate(
     | ``model_based`` | largest possible activation | Diehl et al. 2015; `model_based.model_based` |
 
     Whatever the method, the output has one λ, its largest logit (classes could not be told apart by
-    counting spikes that differ in amplitude), and a trained clip stays: λ is at most that.
+    counting spikes that differ in amplitude; where no logit is above 0, the largest in size, and 1
+    where all are 0), and a trained clip stays: λ is at most that.
 
     Channels are the last axis of the neurons' value in the graph: features of ``[features]``, and
     those of a convolution whatever the network's own layout.  A channel that is never active on the
-    calibration images takes its layer's λ.
+    calibration images takes its layer's λ, and a layer its trained clip.
 
     Memory does not grow with the number of images.  Maxima are exact; a percentile is at most 2⁻¹⁴
     (of a layer), or 2⁻¹⁰ (of a channel), of the largest activation too large, and never 0.
@@ -53,8 +54,9 @@ def calibrate(
         where the method gives one a channel.  With ``tcl`` of the output alone.
 
     Raises:
-        InputError: ``tcl`` for a network with an unclipped ReLU; a layer that is never active, or
-            not finite; no images; and what the method itself cannot do.
+        InputError: ``tcl`` for a network with an unclipped ReLU; one that is never active, for the
+            other methods that read activations; images or activations that are not finite; no
+            images; and what the method itself cannot do.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax.conversion import calibrate, method, trace
@@ -70,24 +72,25 @@ def calibrate(
             f"batches must be a function that makes an iterator, got a {type(batches).__name__}: "
             "give lambda: batches"
         )
-    bare = [n.name for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
+    bare = [n.name for n in without_clip(graph)]
     if how.name == "tcl" and bare:
         raise InputError(
-            f"the ReLU at {bare[0]!r} has no trained λ (nor have {len(bare) - 1} others): convert "
-            "this network with --norm max or --norm percentile:99.9, or train it with TCL"
+            f"{_named(bare)} has no trained λ: convert this network with --norm max or --norm "
+            "percentile:99.9, or train it with TCL"
         )
     largest = largest_activations(graph, batches())
+    logits = largest[graph.output.name]
     wild = [name for name, tops in largest.items() if not np.isfinite(tops).all()]
     if wild:
         raise InputError(
-            f"layer {wild[0]!r} is not finite on the calibration images: training diverged, or the "
-            "images are not finite"
+            f"layer {wild[0]!r} exceeds {graph.dtype} on the calibration images: the network "
+            "multiplies too much for that type, or the images are too large"
         )
-    dead = [name for name, tops in largest.items() if tops.max() <= 0]
-    if dead:
+    silent = [n.name for n in without_clip(graph) if largest[n.name].max() <= 0]
+    if silent and how.name in ("max", "percentile"):
         raise InputError(
-            f"layer {dead[0]!r} is 0 on every calibration image, so that it has no norm-factor: "
-            "the network did not learn; train it again, or calibrate on more images"
+            f"{_named(silent)} is 0 on every calibration image, so that --norm {how} finds no "
+            "norm-factor: calibrate on more images or on others, or use --norm model_based"
         )
     norms: Norms
     match how.name:
@@ -110,4 +113,16 @@ def calibrate(
             norms = model_based(graph, batches(), how.per_channel)
         case _:
             raise TypeError(f"{how.name} has no function")
-    return norms | {graph.output.name: float(largest[graph.output.name].max())}
+    # An output that never fires is told apart by its potential: any λ of its size will do.
+    of_output = logits.max() if logits.max() > 0 else np.abs(logits).max() or 1.0
+    return norms | {graph.output.name: float(of_output)}
+
+
+def without_clip(graph: g.SpikingGraph) -> list[g.Neuron]:
+    """The neurons whose ReLU no clip follows, so that data must tell their λ."""
+    return [n for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
+
+
+def _named(layers: list[str]) -> str:
+    others = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
+    return f"layer {layers[0]!r}{others}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tcl_jax.conversion import advice
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.tracer import Signal, Tracer
 
@@ -27,7 +28,7 @@ def reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> str:
 def reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if math.prod(before) != math.prod(after):
-        return t.refuse(eqn, "the signal is repeated along an axis")
+        return t.refuse(eqn, *advice.REPEATED)
     if before == after:
         return x
     # The batch keeps its place in memory: as much before it as before.
@@ -73,7 +74,11 @@ def concatenate(t: Tracer, eqn: Any, *parts: Any) -> Any:
     axis = eqn.params["dimension"]
     first = next(p for p in parts if isinstance(p, Signal))
     if not all(isinstance(p, Signal) for p in parts):
-        return t.refuse(eqn, "the signal is joined with a constant", "pad with zeros instead")
+        return t.refuse(
+            eqn,
+            "joining the signal with a constant is affine, but is not converted",
+            "pad it with zeros, and add a constant",
+        )
     if any(p.batch != first.batch for p in parts) or axis == first.batch:
         return t.refuse(eqn, "a concatenation over the batch mixes images")
     names = tuple(t.arranged(p, first.axes).node for p in parts)
@@ -83,7 +88,11 @@ def concatenate(t: Tracer, eqn: Any, *parts: Any) -> Any:
 
 def pad(t: Tracer, eqn: Any, x: Any, value: Any) -> Any:
     if not isinstance(x, Signal) or isinstance(value, Signal) or np.any(np.asarray(value) != 0):
-        return t.refuse(eqn, "padding with something other than 0", "pad with zeros")
+        return t.refuse(
+            eqn,
+            "padding with something other than 0 is affine, but is not converted",
+            "pad with zeros, and add a constant",
+        )
     config = eqn.params["padding_config"]
     if any(config[x.batch]):
         return t.refuse(eqn, "the batch is padded")

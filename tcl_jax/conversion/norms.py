@@ -146,14 +146,15 @@ def of_neurons(neurons: g.Neuron, largest: Float[np.ndarray, " c"], per_channel:
     Args:
         neurons: the population as traced: where a clip follows its ReLU, λ is at most the clip's,
             so that the spiking network has the bounds that the analog one was trained with.
-        largest: by channel; at least one is above 0.
+        largest: by channel.
         per_channel: whether to give one λ a channel.  A channel with nothing above 0 gets the
-            layer's, as any λ does for it.
+            layer's, as any λ does for it; a layer with nothing above 0 its clip, or 1.
 
     Returns:
         A number, or an array ``[c]``.  (The shape of the clip, where that is no scalar.)
     """
-    layer = largest.max()
+    clip = np.asarray(neurons.threshold)
+    layer = largest.max() if largest.max() > 0 else np.where(np.isfinite(clip), clip, 1).max()
     norm = np.where(largest > 0, largest, layer) if per_channel else layer
-    norm = np.minimum(norm, np.asarray(neurons.threshold))
+    norm = np.minimum(norm, clip)
     return norm if norm.ndim else float(norm)

@@ -85,8 +85,8 @@ def prove(
             )
             if not np.isfinite(logits).all():
                 raise InputError(
-                    "the function's logits are not finite on the images that were to prove its "
-                    "conversion: training diverged, or the images are not finite"
+                    "the function's logits are not finite on the images that are to prove its "
+                    "conversion, though its weights are: the images are not, or values overflow"
                 )
             largest = max(largest, _largest(logits))
             folded = max(folded, _largest(as_folded - logits))

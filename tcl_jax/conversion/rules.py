@@ -8,11 +8,11 @@ import numpy as np
 from jax import lax
 
 from tcl_jax.clipping import CLIP_CALL
+from tcl_jax.conversion import advice, layout
 from tcl_jax.conversion import graph as g
-from tcl_jax.conversion import layout
 from tcl_jax.conversion.tracer import (
-    DEFAULT_ADVICE,
     FEWEST_BITS,
+    Placeholder,
     Refused,
     Rule,
     Signal,
@@ -29,7 +29,7 @@ def _max(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     x, other = (a, b) if isinstance(a, Signal) else (b, a)
     if isinstance(other, Signal) or np.any(np.asarray(other) != 0):
         return t.refuse(
-            eqn, "max of the signal with something other than 0 is no ReLU", "use tcl_jax.TCL"
+            eqn, "max of the signal with something other than 0 is no ReLU", advice.MAXIMUM
         )
     if isinstance(t.nodes[x.node], g.Neuron):
         return x  # never negative
@@ -39,15 +39,23 @@ def _max(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
 
 def _min(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     """A ReLU with a fixed bound, as nn.relu6."""
-    return _clip(t, eqn, *((a, b) if isinstance(a, Signal) else (b, a)))
+    x, bound = (a, b) if isinstance(a, Signal) else (b, a)
+    clips = not isinstance(bound, Signal) and bool(np.all(np.asarray(bound) > 0))
+    if clips and isinstance(t.nodes[x.node], g.Neuron | Placeholder):
+        return _clip(t, eqn, x, bound)
+    return t.refuse(eqn, "this minimum is no clip after a ReLU", advice.MINIMUM)
 
 
 def _clip(t: Tracer, eqn: Any, a: Any, lam: Any) -> Any:
     if isinstance(lam, Signal):
         return t.refuse(eqn, "λ depends on the input", "make it a parameter")
     relu = t.nodes[a.node]
+    if isinstance(relu, Placeholder):
+        return Refused()
     if not isinstance(relu, g.Neuron):
         return t.refuse(eqn, "clip without a ReLU before it", _CLIP_ADVICE)
+    if np.any(np.isnan(np.asarray(lam))):
+        return t.refuse(eqn, "a λ is not a number", "training diverged? give earlier weights")
     if not bool(np.all(np.asarray(lam) > 0)):
         return t.refuse(eqn, "a λ is not above 0", "train with a smaller α or learning rate")
     threshold = _constant(t, a, lam)
@@ -72,7 +80,7 @@ def _constant(t: Tracer, x: Signal, value: Any) -> Any:
         return t.array(array)
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)
     array = array.transpose([x.axes.index(i) for i in range(rank)])
-    if np.any(array != array[:1]):
+    if not np.array_equal(array, np.broadcast_to(array[:1], array.shape), equal_nan=True):
         return None
     return t.array(array[0])
 
@@ -112,6 +120,23 @@ def _div(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     if isinstance(b, Signal):
         return t.refuse(eqn, "division by the signal is not affine")
     return _scale(t, eqn, a, 1.0 / np.asarray(b, t.dtype), 0.0)
+
+
+def _select(t: Tracer, eqn: Any, which: Any, *cases: Any) -> Any:
+    """A choice by constants: the sum of every case where it is chosen, and 0 elsewhere."""
+    if isinstance(which, Signal):
+        return t.refuse(eqn, "the signal chooses between values")
+    chosen = [np.asarray(which) == number for number in range(len(cases))]
+    pairs = list(zip(cases, chosen, strict=True))
+    shift = sum(np.where(at, c, 0.0) for c, at in pairs if not isinstance(c, Signal))
+    total: Any = None
+    for case, at in pairs:
+        if not isinstance(case, Signal) or isinstance(total, Refused):
+            continue
+        term = _scale(t, eqn, case, at, 0.0 if total else shift)
+        both = total and not isinstance(term, Refused)
+        total = _add(t, eqn, total, term) if both else term
+    return total
 
 
 def _same(t: Tracer, eqn: Any, x: Signal) -> Any:
@@ -157,7 +182,9 @@ def _conv(t: Tracer, eqn: Any, x: Any, kernel: Any) -> Any:
         return t.refuse(eqn, "the kernel of a convolution depends on the input")
     if p["batch_group_count"] != 1 or any(d != 1 for d in p["lhs_dilation"]):
         return t.refuse(
-            eqn, "transposed or batch-grouped convolution", "use a convolution or a dense layer"
+            eqn,
+            "a transposed or batch-grouped convolution is linear, but is not converted",
+            "use a convolution or a dense layer",
         )
     if spec.lhs_spec[0] != x.batch:
         return t.refuse(eqn, "the batch of a convolution is not that of the images")
@@ -189,16 +216,20 @@ def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
 
 def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     if isinstance(a, Signal) and isinstance(b, Signal):
-        return t.refuse(
-            eqn, "the product of two signals is not affine (attention?)", DEFAULT_ADVICE
-        )
-    (contract_a, contract_b), (batch_a, _) = eqn.params["dimension_numbers"]
-    if batch_a:
-        return t.refuse(eqn, "a product with a weight of its own for every position or image")
+        return t.refuse(eqn, "the product of two signals is not affine (attention?)")
+    (contract_a, contract_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
     signal_first = isinstance(a, Signal)
     x, contract, weight, with_ = (
         (a, contract_a, b, contract_b) if signal_first else (b, contract_b, a, contract_a)
     )
+    if batch_a:
+        if x.batch in (batch_a if signal_first else batch_b):
+            return t.refuse(eqn, "every image meets weights of its own")
+        return t.refuse(
+            eqn,
+            "a product with weights of its own at every position is linear, but is not converted",
+            "multiply the flattened signal by one matrix instead",
+        )
     if x.batch in contract:
         return t.refuse(eqn, "a sum over the batch mixes images")
     _precision(t, eqn)
@@ -224,10 +255,12 @@ def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
 
 def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
     p = eqn.params
-    if p["window_dimensions"][x.batch] != 1 or any(
-        d != 1 for d in (*p["base_dilation"], *p["window_dilation"])
-    ):
-        return t.refuse(eqn, "pooling over the batch, or dilated")
+    if p["window_dimensions"][x.batch] != 1:
+        return t.refuse(eqn, "pooling over the batch mixes images")
+    if any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"])):
+        return t.refuse(
+            eqn, "dilated pooling is linear, but is not converted", "use a convolution instead"
+        )
     window, strides = (layout.inner(x, p[k]) for k in ("window_dimensions", "window_strides"))
     padding = tuple((int(low), int(high)) for low, high in layout.inner(x, p["padding"]))
     one = t.array(1.0)
@@ -321,7 +354,11 @@ RULES: dict[str, Rule] = {
     "split": layout.split,
     "convert_element_type": _convert,
     "reduce_precision": _reduce_precision,
+    "select_n": _select,
     "copy": _same,
+    "copy_p": _same,
+    "name": _same,
+    "sharding_constraint": _same,
     "stop_gradient": _same,
 }
 TAKES_REFUSED = frozenset((*INLINED, "cond", "scan"))

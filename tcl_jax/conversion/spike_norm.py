@@ -52,7 +52,8 @@ def spike_norm(
             with L layers that costs as much as T·L/2 times as many images in the analog network.
 
     Raises:
-        InputError: a number is not above 0; a population never receives a current above 0.
+        InputError: a number is not above 0; a population without clip never receives a current
+            above 0.
     """
     check_timesteps(timesteps)
     if images < 1:
@@ -63,7 +64,7 @@ def spike_norm(
         before = _before(with_norms(graph, norms), neurons)
         currents = [np.asarray(_largest_current(before, x, timesteps)) for x in kept]
         largest = np.max(currents, axis=0)
-        if not largest.max() > 0:
+        if not largest.max() > 0 and not np.isfinite(np.asarray(neurons.threshold)).all():
             raise InputError(
                 f"layer {neurons.name!r} receives no current above 0 in {timesteps} steps of the "
                 "spiking network, so that it has no threshold: simulate more steps or images, or "

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array
 
 from tcl_jax.conversion import graph as g
+from tcl_jax.conversion.advice import place_of
 from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.rules import INLINED, RULES, TAKES_REFUSED, TAKES_WHOLE
-from tcl_jax.conversion.tracer import Signal, Tracer, place_of
+from tcl_jax.conversion.tracer import Signal, Tracer
 from tcl_jax.errors import InputError
 
 # Any sizes but 1 tell the batch from axes of length one; primes are unlikely to be other axes.
@@ -98,6 +99,7 @@ def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]
     dtype = np.float64 if sample.dtype == np.float64 else np.float32
     tracer = Tracer(
         closed.jaxpr,
+        batch,
         dtype,
         RULES,
         inlined=INLINED,
@@ -110,7 +112,8 @@ def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]
     )
     if tracer.refusals:
         raise UnsupportedOperation(
-            "cannot convert this network: " + "; ".join(dict.fromkeys(tracer.refusals))
+            "cannot convert this network: "
+            + "; ".join(f"{p}: {r.why} ({r.instead})" for (p, _), r in tracer.refusals.items())
         )
     if len(outputs) != 1 or not isinstance(outputs[0], Signal) or outputs[0].batch != 0:
         raise UnsupportedOperation(

@@ -4,16 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-
-# jax.extend offers no way from an equation to its user's line; should this one go, lines are lost.
-from jax._src import source_info_util
 from jax.extend import core
 from jaxtyping import Array
 
-from tcl_jax import clipping
 from tcl_jax.clipping import CLIP_CALL
+from tcl_jax.conversion import advice
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.nodes import free
 from tcl_jax.conversion.randomness import ELEMENTWISE, Drawn
@@ -24,32 +22,11 @@ FEWEST_BITS = 7
 Rule = Callable[..., Any]
 """From the tracer, an equation and its inputs to a signal, a list of them, or `Refused`."""
 
-DEFAULT_ADVICE = "build the network of affine maps with ReLU or TCL between them"
-_NORM = "a norm of the data themselves? use batch norm in inference mode"
 _WHOLE = (
     "arithmetic on whole numbers wraps and rounds",
     "cast the images first, as in x.astype(jnp.float32)",
 )
 _RANDOM = ("each image meets random numbers of its own", "dropout? use inference mode")
-_COMPARISON = ("a comparison of the signal is not affine", "write a ReLU as nn.relu(x)")
-_ADVICE = {
-    "reduce_window_max": ("max-pooling is not affine", "use average pooling and train again"),
-    "reduce_max": ("a maximum over the signal is not affine", "use an average and train again"),
-    "argmax": ("argmax is not affine", "return the logits"),
-    "erf": ("this activation (gelu?) is no ReLU", "use tcl_jax.TCL"),
-    "erfc": ("this activation (gelu?) is no ReLU", "use tcl_jax.TCL"),
-    "tanh": ("tanh is no ReLU", "use tcl_jax.TCL"),
-    "logistic": ("sigmoid is no ReLU", "use tcl_jax.TCL"),
-    "exp": ("exp (softmax?) is not affine", "return the logits without softmax"),
-    "integer_pow": ("a power of the signal is not affine", DEFAULT_ADVICE),
-    "square": ("a power of the signal is not affine", _NORM),
-    "rsqrt": ("rsqrt is not affine", _NORM),
-    "sqrt": ("sqrt is not affine", _NORM),
-    "select_n": ("a choice between values is not affine", "dropout? use inference mode"),
-    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _COMPARISON),
-    "cond": ("control flow depends on the data", "choose the branch outside the network"),
-    "while": ("control flow depends on the data", "write the loop in Python, or as a scan"),
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +51,20 @@ class Signal:
 
 
 class Refused:
-    """The value of an operation that was refused, so that tracing finds all the others too."""
+    """A value of which nothing is known, for what makes it was refused.
+
+    Where it has a place for the batch and is no choice or count, a `Placeholder` stands for it, so
+    that tracing finds what else is to be refused.
+    """
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A node for the value of what was refused; no graph that is returned holds one."""
+
+    name: str
+    shape: tuple[int, ...]
+    inputs: tuple[str, ...] = ()
 
 
 class Tracer:
@@ -83,6 +73,7 @@ class Tracer:
     def __init__(
         self,
         jaxpr: Any,
+        batch: int,
         dtype: Any,
         rules: dict[str, Rule],
         *,
@@ -95,10 +86,11 @@ class Tracer:
         self.dtype = dtype
         self.rules, self.inlined = rules, inlined
         self.takes_refused, self.takes_whole = takes_refused, takes_whole
-        self.nodes: dict[str, g.Node] = {}
+        self.batch = batch
+        self.nodes: dict[str, Any] = {}  # graph nodes, and placeholders
         self.shapes: dict[str, tuple[int, ...]] = {}  # of nodes that were reshaped
         self.arrangements: dict[tuple[str, tuple[int, ...]], str] = {}  # nodes with axes reordered
-        self.refusals: list[str] = []
+        self.refusals: dict[tuple[str, str], advice.Reason] = {}  # by place, and function or reason
         self.calls: list[Any] = []  # the equations that surround the one at hand
         self.origins: dict[str, tuple[Any, ...]] = {}  # equations that a node was made of
         self.drawn = Drawn()
@@ -119,7 +111,7 @@ class Tracer:
         if not any(isinstance(v, Signal | Refused) for v in values):
             return self.constant(eqn, values)
         if name not in self.takes_refused and any(isinstance(v, Refused) for v in values):
-            return [Refused()] * len(eqn.outvars)
+            return self.unknown(eqn, values)
         rule = self.rules.get(name)
         found: Any
         if name not in self.takes_whole and self.whole(eqn, values):
@@ -131,9 +123,27 @@ class Tracer:
         for var in eqn.outvars:
             if jnp.issubdtype(var.aval.dtype, jnp.floating):
                 self.bits = min(self.bits, jnp.finfo(var.aval.dtype).nmant)
+        if isinstance(found, Refused):
+            return self.unknown(eqn, values)
         if isinstance(found, list):
             return found
         return [found] * len(eqn.outvars)
+
+    def unknown(self, eqn: Any, values: list[Any]) -> list[Any]:
+        """What stands for the results of an equation that is not carried out."""
+        batches = [v.batch for v in values if isinstance(v, Signal)]
+        return [self._stand_in(var.aval, *batches[:1]) for var in eqn.outvars]
+
+    def _stand_in(self, aval: Any, batch: int | None = None) -> Any:
+        places = [a for a, size in enumerate(aval.shape) if size == self.batch]
+        if batch not in places:
+            batch = places[0] if len(places) == 1 else None
+        if batch is None or not jnp.issubdtype(aval.dtype, jnp.floating):
+            return Refused()
+        rest = [a for a in range(len(aval.shape)) if a != batch]
+        name = free("refused", self.nodes)
+        self.nodes[name] = Placeholder(name, tuple(aval.shape[a] for a in rest))
+        return Signal(name, tuple(int(a) for a in np.argsort((batch, *rest))))
 
     def whole(self, eqn: Any, values: list[Any]) -> bool:
         """Whether a signal of whole numbers, as of pixels, is among what an equation reads."""
@@ -183,6 +193,7 @@ class Tracer:
         alone = scope and scope not in self.nodes
         name = free(scope if alone else f"{scope}/{kind}".strip("/"), self.nodes)
         self.nodes[name] = make(name)
+        self.check_finite(eqn, self.nodes[name])
         self.origins[name] = (eqn, *reversed(self.calls))
         return Signal(name, axes)
 
@@ -197,24 +208,40 @@ class Tracer:
             self.arrangements[x.node, order] = name
         return Signal(self.arrangements[x.node, order], axes)
 
-    def refuse(self, eqn: Any, why: str = "", instead: str = "") -> Refused:
-        place = place_of(eqn, *reversed(self.calls))
-        name = eqn.primitive.name
-        known_why, known_instead = _ADVICE.get(name, (f"{name} is not affine", DEFAULT_ADVICE))
-        self.refusals.append(f"{place}: {why or known_why} ({instead or known_instead})")
+    def refuse(
+        self, eqn: Any, why: str = "", instead: str = "", *, certain: bool = False
+    ) -> Refused:
+        """Refuse an equation.
+
+        Args:
+            eqn: the equation.
+            why, instead: the reason, if it is not the primitive's own.
+            certain: the reason is not to give way to one that is known of the function around it.
+        """
+        around = (eqn, *reversed(self.calls))
+        function = "" if certain else advice.function_of(*around)
+        reason = advice.of_primitive(eqn.primitive.name)
+        if why:
+            reason = advice.Reason(why, instead or advice.DEFAULT)
+        reason = advice.of_function(function) or reason
+        self.refusals.setdefault((advice.place_of(*around), function or reason.why), reason)
         return Refused()
 
-
-def place_of(*equations: Any) -> str:
-    """The line of the user's code that an equation comes from, or else the calls around it.
-
-    What JAX itself has jitted knows no line of the user; the call does.
-    """
-    frames = [
-        frame
-        for where in equations
-        for frame in source_info_util.user_frames(where.source_info.traceback)
-    ]
-    libraries = ("/site-packages/flax/", "/site-packages/equinox/", clipping.__file__)
-    frame = next((f for f in frames if not any(s in f.file_name for s in libraries)), None)
-    return f"{frame.file_name}:{frame.start_line}" if frame else "unknown place"
+    def check_finite(self, eqn: Any, node: Any) -> None:
+        """Refuse weights that are not finite."""
+        for path, value in jax.tree_util.tree_leaves_with_path(node):
+            # Under an outer jit, weights may have no values yet; a threshold of ∞ is no clip.
+            if isinstance(value, jax.core.Tracer) or isinstance(node, g.Neuron):
+                continue
+            array = np.asarray(value)
+            finite = np.isfinite(array)
+            if not finite.all():
+                wrong = np.argwhere(~finite)
+                first = tuple(wrong[0].tolist())
+                self.refuse(
+                    eqn,
+                    f"the {path[-1].name} of {node.name!r} is not finite: {array[first]} at "
+                    f"{list(first)}, the first of {len(wrong)} such among {array.size}",
+                    "mend it, or give earlier weights if training diverged",
+                    certain=True,
+                )
