@@ -192,6 +192,16 @@ def test_a_line_with_two_reasons_gives_both():
     ]
 
 
+def test_a_softmax_by_hand_is_told_to_return_the_logits_too():
+    def network(x):
+        e = jnp.exp(x - x.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    found = _messages(network, jnp.zeros((1, 4)))
+    assert [line for line, _ in found] == [1, 1, 2]
+    assert all("if it is a softmax return the logits" in text for _, text in found[:2])
+
+
 # --- True, and with a way out ---------------------------------------------------------------------
 
 _LINEAR = {

@@ -57,7 +57,13 @@ _PRIMITIVES = {
     "reduce_window_max": Reason(
         "max-pooling is not affine", "use average pooling and train again"
     ),
-    "reduce_max": Reason("a maximum over the signal is not affine", "use a mean and train again"),
+    "reduce_max": Reason(
+        "a maximum over the signal is not affine",
+        "use a mean and train again, or if it is a softmax return the logits",
+    ),
+    "exp": Reason(
+        "exp is not piecewise linear", f"{_TRAIN}, or if it is a softmax return the logits"
+    ),
     "reduce_min": Reason("a minimum over the signal is not affine", "use a mean and train again"),
     "argmax": Reason("argmax is not continuous", "return the logits"),
     "argmin": Reason("argmin is not continuous", "return the logits"),
@@ -103,7 +109,7 @@ _PRIMITIVES = {
     **{
         name: Reason(f"{name} is not piecewise linear", _TRAIN)
         for name in (
-            "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "tan", "asin", "acos", "atan",
+            "exp2", "log", "log1p", "expm1", "sin", "cos", "tan", "asin", "acos", "atan",
             "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv",
             "lgamma", "digamma",
         )
