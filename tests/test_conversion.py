@@ -27,7 +27,9 @@ TOLERANCE = 1e-4
 def _assert_same_logits(graph: SpikingGraph, expected, x) -> None:
     expected = np.asarray(expected)
     assert expected.std() > 0
-    assert np.abs(evaluate(graph, x) - expected).max() <= TOLERANCE * np.abs(expected).max()
+    # Compiled whole, which is five times faster than operation by operation.
+    found = jax.jit(evaluate)(graph, x)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def _kinds(graph: SpikingGraph) -> list[str]:
