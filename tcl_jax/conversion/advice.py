@@ -145,7 +145,7 @@ _FUNCTIONS = {
     "logsumexp": Reason("logsumexp is not affine", "return the logits"),
     **dict.fromkeys(
         ("LayerNorm.__call__", "RMSNorm.__call__", "GroupNorm.__call__", "InstanceNorm.__call__",
-         "WeightNorm.__call__", "SpectralNorm.__call__", "standardize", "std", "var", "norm"),
+         "standardize", "std", "var", "norm"),
         _NORM,
     ),
     **dict.fromkeys(("median", "quantile", "percentile"), _ORDER),
