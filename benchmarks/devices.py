@@ -100,7 +100,7 @@ class _Work:
         model = models.create(network, image_shape=shape, num_classes=10)
         tx = optimizer.make(config.OptimConfig(), total_steps=10_000)
         self.state = sharding.replicate(step.init_state(model, tx, info, 0), self.mesh)
-        self.eval_step = step.make_eval_step(step.inference(model), info)
+        self.eval_step = step.make_eval_step(model, info)
         self._train_step = step.make_train_step(model, tx, info)
 
     def train(self) -> Iterator[None]:

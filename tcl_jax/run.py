@@ -47,18 +47,18 @@ class Run:
         """The type that the network computed in while it was trained."""
         return self.config.model.dtype
 
-    def network(self, variables: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
-        """The network in inference mode on standardised images, in float32 on any backend.
+    @property
+    def float32(self) -> nn.Module:
+        """The network, computing in float32.
 
-        This is what is converted and compared with, whatever the network was trained in: its
-        parameters have all their digits, of which training rounded a copy at every step.
+        This is what is converted, whatever the network was trained in: its parameters have all
+        their digits, of which training in bfloat16 rounds a copy at every step.
         """
-        with jax.default_matmul_precision(PRECISION):
-            return inference(self.model.clone(dtype=jnp.float32))(variables, images)
+        return self.model.clone(dtype=jnp.float32)
 
     def logits(self, images: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
-        """`network`, of the trained variables."""
-        return self.network(self.variables, images)
+        """The network in inference mode on standardised images, in float32 on any backend."""
+        return inference(self.float32, PRECISION)(self.variables, images)
 
     def train_images(self, count: int, batch_size: int) -> Iterator[Float[Array, "b h w c"]]:
         """The first `count` training images, standardised; a pass of whole and partial batches."""

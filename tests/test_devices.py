@@ -14,7 +14,7 @@ from cli import trained as trained
 from tcl_jax import config, data, models, sharding
 from tcl_jax.training import optimizer
 from tcl_jax.training.loop import evaluate
-from tcl_jax.training.step import inference, init_state, make_eval_step
+from tcl_jax.training.step import init_state, make_eval_step
 
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -126,7 +126,7 @@ def test_evaluation_joins_its_batches_and_compiles_once():
     assert mesh.size == 4
     tx = optimizer.make(config.OptimConfig(), total_steps=10)
     state = sharding.replicate(init_state(model, tx, info, 0), mesh)
-    step = make_eval_step(inference(model), info)
+    step = make_eval_step(model, info)
     taken, batches = [], []
 
     def spied(variables, sums, batch):

@@ -50,7 +50,7 @@ def test_a_training_tells_of_itself_until_it_is_killed(tmp_path):
     done = run("train", *LONG, "--workdir", folder, "--resume")
     assert done.status == 2
     assert done.err == (
-        f"error: {folder} is being trained by another process (process {process.pid} on "
+        f"error: {folder} is in use by another training (process {process.pid} on "
         f"{socket.gethostname()}): wait for it, stop it, or choose another --workdir\n"
     )
     wait_until(lambda: last(folder)["step"] > before, process)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from cli import succeed, train
 
-from tcl_jax import clip, convert, simulation
+from tcl_jax import clip, convert, data, models, simulation
 from tcl_jax.conversion import evaluate, load, trace
 from tcl_jax.conversion.spike_norm import _largest_current
 from tcl_jax.conversion.trace import traced
 from tcl_jax.run import open_run
 from tcl_jax.simulation import adaptive
 from tcl_jax.simulation.neurons import IF
+from tcl_jax.training.step import make_eval_step, no_sums
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -88,6 +89,21 @@ def test_every_product_is_of_the_highest_precision(run, platform, weights, image
     assert len(products) == (2 if platform == "cpu" else 3)
     for line in products:
         assert line.count("HIGHEST") == 2, line
+
+
+@pytest.mark.parametrize("precision", ["HIGHEST", None])
+def test_an_evaluation_multiplies_as_it_is_told(precision):
+    """A run's float32 network as its spiking one; in training, as the user has set."""
+    model = models.create("cnet", image_shape=(8, 8, 1), num_classes=10)
+    info = data.DataInfo("random", (8, 8, 1), 10, 5, 5, (0.3,), (0.35,))
+    step = make_eval_step(model, info, precision and precision.lower())
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    batch = {"image": jnp.zeros((5, 8, 8, 1), jnp.uint8), "label": jnp.zeros(5, jnp.int32)}
+    batch["mask"] = jnp.ones(5, bool)
+    lowered = step.trace(variables, no_sums(), batch).lower(lowering_platforms=("tpu",))
+    products = re.findall(r".*stablehlo\.(?:dot_general|convolution).*", lowered.as_text())
+    assert len(products) == 6
+    assert all(line.count(precision or "DEFAULT") == 2 for line in products)
 
 
 def test_a_setting_of_the_user_changes_neither_graph_nor_proof(weights, images):

@@ -15,6 +15,7 @@ from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.artifact import Artifact
 from tcl_jax.conversion.calibrate import calibrate
+from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.fold import fold
 from tcl_jax.conversion.normalise import normalise
 from tcl_jax.conversion.norms import method, with_norms
@@ -110,7 +111,7 @@ def _as_trained(run: Run, images: int, batch_size: int) -> dict[str, Any]:
     """What the type that a network was trained in changes; nothing of one trained in float32."""
     if run.trained_in == "float32":
         return {}
-    exact, rounded = jax.jit(run.network), jax.jit(inference(run.model))
+    exact, rounded = jax.jit(inference(run.float32, PRECISION)), jax.jit(inference(run.model))
     same, difference = 0, 0.0
     for x, mask in _test_images(run, images, batch_size):
         a, b = (np.asarray(f(run.variables, x), np.float64)[mask] for f in (exact, rounded))

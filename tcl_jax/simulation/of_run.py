@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from tcl_jax import data, provenance, sharding
 from tcl_jax.conversion import artifact as artifacts
+from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
 from tcl_jax.report import progress
@@ -27,7 +28,7 @@ from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_timesteps
-from tcl_jax.training.step import Inference, inference, make_eval_step, no_sums
+from tcl_jax.training.step import make_eval_step, no_sums
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
 """Latencies of the paper's Tables I and II, and some shorter ones."""
@@ -96,12 +97,11 @@ def simulate_run(
     count = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
 
     # By the type that the analog network computes in; the first is what was converted.
-    networks: dict[str, Inference] = {"float32": run.network}
-    if run.trained_in not in networks:
-        networks[run.trained_in] = inference(run.model)
-    steps = {dtype: make_eval_step(n, run.dataset.info) for dtype, n in networks.items()}
+    steps = {"float32": make_eval_step(run.float32, run.dataset.info, PRECISION)}
+    if run.trained_in not in steps:
+        steps[run.trained_in] = make_eval_step(run.model, run.dataset.info)
     variables = sharding.replicate(run.variables, mesh)
-    sums = {dtype: sharding.replicate(no_sums(), mesh) for dtype in networks}
+    sums = {dtype: sharding.replicate(no_sums(), mesh) for dtype in steps}
 
     def batches() -> Iterator[dict[str, Any]]:
         with closing(

@@ -69,7 +69,7 @@ class Heartbeat:
             os.close(self._file)
             who = f" (process {last.pid} on {last.host})" if last else ""
             raise InputError(
-                f"{workdir} is being trained by another process{who}: wait for it, stop it, or "
+                f"{workdir} is in use by another training{who}: wait for it, stop it, or "
                 "choose another --workdir"
             )
         self.died = last if last and last.doing not in _ENDED else None

@@ -29,7 +29,6 @@ from tcl_jax.training.log import MetricsLog
 from tcl_jax.training.setup import build_model, load_dataset
 from tcl_jax.training.step import (
     TrainState,
-    inference,
     init_state,
     lambdas,
     make_eval_step,
@@ -100,7 +99,7 @@ def fit(
     total_steps = steps_per_epoch * config.epochs
     tx = optimizer.make(config.optim, total_steps)
     schedule = optimizer.learning_rate(config.optim, total_steps)
-    train_step, eval_step = make_train_step(model, tx, info), make_eval_step(inference(model), info)
+    train_step, eval_step = make_train_step(model, tx, info), make_eval_step(model, info)
 
     workdir.mkdir(parents=True, exist_ok=True)
     state = sharding.replicate(init_state(model, tx, info, config.seed), mesh)

@@ -1,6 +1,7 @@
 """Training state and the two jitted steps: train and evaluate."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import flax.linen as nn
@@ -84,18 +85,32 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def inference(model: nn.Module) -> Inference:
-    """``variables, standardised images -> logits``, of the network in inference mode."""
-    return lambda variables, images: cast(Array, model.apply(variables, images, train=False))
+def inference(model: nn.Module, precision: str | None = None) -> Inference:
+    """``variables, standardised images -> logits``, of the network in inference mode.
+
+    Args:
+        model: the network.
+        precision: of products, as `jax.default_matmul_precision` takes it; JAX's setting when None.
+    """
+
+    def logits(variables: Any, images: Array) -> Array:
+        with jax.default_matmul_precision(precision) if precision else nullcontext():
+            return cast(Array, model.apply(variables, images, train=False))
+
+    return logits
 
 
-def make_eval_step(network: Inference, info: DataInfo) -> Callable[[Any, Metrics, Batch], Metrics]:
+def make_eval_step(
+    model: nn.Module, info: DataInfo, precision: str | None = None
+) -> Callable[[Any, Metrics, Batch], Metrics]:
     """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums()` on.
 
     The sums pass through every step, so that a device begins a batch only when all have met over
     the one before.  Batches that nothing joins deadlock on CPU devices: each has a thread waiting
     for the others in the all-reduce of another batch, and XLA aborts the process.
     """
+
+    network = inference(model, precision)
 
     @jax.jit
     def eval_step(variables: Any, sums: Metrics, batch: Batch) -> Metrics:
