@@ -134,9 +134,9 @@ def test_a_function_that_asks_for_less_is_compared_at_less(asked, bits, images):
     def convolution(x):
         return nn.Conv(3, (2, 2), precision=asked).init_with_output(jax.random.key(0), x)[0]
 
-    assert traced(network, images).precision == 2.0**-bits
+    assert traced(network, images).epsilon == 2.0**-bits
     if asked != "BF16_BF16_F32":  # products alone know algorithms
-        assert traced(convolution, images).precision == 2.0**-bits
+        assert traced(convolution, images).epsilon == 2.0**-bits
 
 
 @pytest.mark.parametrize("platform", _PLATFORMS)

@@ -95,8 +95,8 @@ def test_precision_is_that_of_the_narrowest_type(dtype):
         x = x.astype(dtype)
         return (clip(jax.nn.relu(x @ w.astype(dtype)), 2.0) @ w.astype(dtype)).astype(jnp.float32)
 
-    _, precision = traced(lambda x: network(W, x), X)
-    assert precision == jnp.finfo(dtype).eps
+    _, epsilon = traced(lambda x: network(W, x), X)
+    assert epsilon == jnp.finfo(dtype).eps
     graph = convert(network, W, X)
     error = np.abs(evaluate(graph, X) - network(W, X)).max()
     assert error <= jnp.finfo(dtype).eps * np.abs(network(W, X)).max()
@@ -105,8 +105,8 @@ def test_precision_is_that_of_the_narrowest_type(dtype):
 def test_float64_is_proved_in_float64():
     with jax.enable_x64(True):
         w, x = np.asarray(W, np.float64), np.asarray(X, np.float64)
-        _, precision = traced(lambda x: small(w, x), x)
-        assert precision == np.finfo(np.float64).eps
+        _, epsilon = traced(lambda x: small(w, x), x)
+        assert epsilon == np.finfo(np.float64).eps
         assert convert(small, w, x).dtype == np.float64
 
 

@@ -72,12 +72,12 @@ def convert(
     """
     how = method(norm)
     first, batches = _streamed(calibration, how)
-    network, precision = traced(lambda x: fn(variables, x), first)
+    network, epsilon = traced(lambda x: fn(variables, x), first)
     folded = fold(network)
     clipped = with_norms(folded, calibrate(folded, how, batches))
     stages = Stages(network, folded, clipped, normalise(clipped))
     x = jnp.asarray(first)
-    prove(lambda x: fn(variables, x), precision, stages, [(x, np.ones(len(x), bool))])
+    prove(lambda x: fn(variables, x), epsilon, stages, [(x, np.ones(len(x), bool))])
     return stages.normalised
 
 

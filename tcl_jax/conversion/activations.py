@@ -95,9 +95,7 @@ def percentile_norm(
     if not per_channel or any((tops <= 0).any() for tops in channels.values()):
         norms = _percentiles(graph, batches(), layers, percent, _LAYER_BINS)
     if per_channel:
-        # Of silent channels nothing is kept, but 0 could not be divided by.
-        tops = {name: np.where(top > 0, top, layers[name]) for name, top in channels.items()}
-        for name, found in _percentiles(graph, batches(), tops, percent, _CHANNEL_BINS).items():
+        for name, found in _percentiles(graph, batches(), channels, percent, _CHANNEL_BINS).items():
             norms[name] = np.where(channels[name] > 0, found, norms.get(name, found))
     return {n.name: of_neurons(n, norms[n.name], per_channel) for n in graph.neurons}
 
@@ -113,6 +111,7 @@ def _percentiles(
 
         def count(name: str, a: Array) -> None:
             if name in tops:
+                # What is silent has a percentile of 0, but 0 could not be divided by.
                 width = jnp.asarray(np.where(tops[name] > 0, tops[name], 1)[None] / bins)
                 columns = width.size
                 bin_of = jnp.ceil(a.reshape(-1, columns) / width).astype(jnp.int32)

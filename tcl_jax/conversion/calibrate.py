@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.activations import largest_activations, max_norm, percentile_norm
 from tcl_jax.conversion.model_based import model_based
-from tcl_jax.conversion.norms import Method, Norms
+from tcl_jax.conversion.norms import Method, Norms, bounded
 from tcl_jax.conversion.spike_norm import spike_norm
 from tcl_jax.errors import InputError
 
@@ -72,21 +72,20 @@ def calibrate(
             f"batches must be a function that makes an iterator, got a {type(batches).__name__}: "
             "give lambda: batches"
         )
-    bare = [n.name for n in without_clip(graph)]
+    bare = [n.name for n in graph.neurons if not bounded(n)]
     if how.name == "tcl" and bare:
         raise InputError(
             f"{_named(bare)} has no trained λ: convert this network with --norm max or --norm "
             "percentile:99.9, or train it with TCL"
         )
     largest = largest_activations(graph, batches())
-    logits = largest[graph.output.name]
     wild = [name for name, tops in largest.items() if not np.isfinite(tops).all()]
     if wild:
         raise InputError(
             f"layer {wild[0]!r} exceeds {graph.dtype} on the calibration images: the network "
             "multiplies too much for that type, or the images are too large"
         )
-    silent = [n.name for n in without_clip(graph) if largest[n.name].max() <= 0]
+    silent = [name for name in bare if largest[name].max() <= 0]
     if silent and how.name in ("max", "percentile"):
         raise InputError(
             f"{_named(silent)} is 0 on every calibration image, so that --norm {how} finds no "
@@ -113,14 +112,10 @@ def calibrate(
             norms = model_based(graph, batches(), how.per_channel)
         case _:
             raise TypeError(f"{how.name} has no function")
+    logits = largest[graph.output.name]
     # An output that never fires is told apart by its potential: any λ of its size will do.
     of_output = logits.max() if logits.max() > 0 else np.abs(logits).max() or 1.0
     return norms | {graph.output.name: float(of_output)}
-
-
-def without_clip(graph: g.SpikingGraph) -> list[g.Neuron]:
-    """The neurons whose ReLU no clip follows, so that data must tell their λ."""
-    return [n for n in graph.neurons if not np.isfinite(np.asarray(n.threshold)).all()]
 
 
 def _named(layers: list[str]) -> str:

@@ -140,6 +140,11 @@ def by_channel(values: Float[Array, "b ..."]) -> Float[Array, "n c"]:
     return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
 
 
+def bounded(neurons: g.Neuron) -> bool:
+    """Whether a clip follows the ReLU: if not, data must tell λ."""
+    return bool(np.isfinite(np.asarray(neurons.threshold)).all())
+
+
 def of_neurons(neurons: g.Neuron, largest: Float[np.ndarray, " c"], per_channel: bool) -> Norm:
     """λ of a population from the largest value of each of its channels.
 

@@ -70,12 +70,12 @@ def convert_run(
     how = method(norm)
     info = run.dataset.info
     sample = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    network, precision = traced(run.logits, sample)
+    network, epsilon = traced(run.logits, sample)
     folded = fold(network)
     norms = calibrate(folded, how, lambda: run.train_images(calibration_images, batch_size))
     clipped = with_norms(folded, norms)
     stages = Stages(network, folded, clipped, normalise(clipped))
-    verification = _verify(run, stages, precision, verification_images, batch_size)
+    verification = _verify(run, stages, epsilon, verification_images, batch_size)
     verification |= _as_trained(run, verification_images, batch_size)
     about = {
         "norm": str(how),
@@ -95,9 +95,9 @@ def convert_run(
 
 
 def _verify(
-    run: Run, stages: Stages, precision: float, images: int, batch_size: int
+    run: Run, stages: Stages, epsilon: float, images: int, batch_size: int
 ) -> dict[str, Any]:
-    found = prove(run.logits, precision, stages, _test_images(run, images, batch_size))
+    found = prove(run.logits, epsilon, stages, _test_images(run, images, batch_size))
     return {
         "images": found.images,
         "same_class": found.same_class,

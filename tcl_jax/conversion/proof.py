@@ -52,7 +52,7 @@ class Proof:
 
 def prove(
     fn: Callable[[Array], Array],
-    precision: float,
+    epsilon: float,
     stages: Stages,
     batches: Iterable[tuple[Float[Array, "b ..."], Bool[np.ndarray, " b"]]],
 ) -> Proof:
@@ -64,7 +64,7 @@ def prove(
 
     Args:
         fn: the function that was traced.
-        precision: ε, as `traced` tells it.
+        epsilon: ε, as `traced` tells it.
         stages: what became of the function.
         batches: of images, of one size, with a mask that is false where there is none.
 
@@ -74,7 +74,7 @@ def prove(
     function = None
     largest = folded = normalised = 0.0
     images = same_class = 0
-    tolerance = math.sqrt(precision)
+    tolerance = math.sqrt(epsilon)
     with jax.default_matmul_precision(PRECISION):
         for x, mask in batches:
             function = function or _with_weights_apart(fn, x)

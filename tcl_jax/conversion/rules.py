@@ -170,7 +170,7 @@ def _rounded(t: Tracer, eqn: Any, to: Any) -> Refused:
 # --- Linear maps --------------------------------------------------------------------------------
 
 
-def _precision(t: Tracer, eqn: Any) -> None:
+def _note_precision(t: Tracer, eqn: Any) -> None:
     """Note where a function asks for less than it is traced with: bfloat16, on some backend."""
     if eqn.params["precision"] != (lax.Precision.HIGHEST, lax.Precision.HIGHEST):
         t.bits = min(t.bits, FEWEST_BITS)
@@ -188,7 +188,7 @@ def _conv(t: Tracer, eqn: Any, x: Any, kernel: Any) -> Any:
         )
     if spec.lhs_spec[0] != x.batch:
         return t.refuse(eqn, "the batch of a convolution is not that of the images")
-    _precision(t, eqn)
+    _note_precision(t, eqn)
     x = t.arranged(x, _channels_last(spec.lhs_spec))
     hwio = (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0])
     array = jnp.transpose(t.array(kernel), hwio)
@@ -232,7 +232,7 @@ def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
         )
     if x.batch in contract:
         return t.refuse(eqn, "a sum over the batch mixes images")
-    _precision(t, eqn)
+    _note_precision(t, eqn)
     # From [batch, free axes, contracted axes] to [batch, free axes, those of the weight].
     rank = len(x.axes)
     free = [i for i in range(rank) if i not in contract]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.norms import Norms, by_channel, of_neurons, with_norms
+from tcl_jax.conversion.norms import Norms, bounded, by_channel, of_neurons, with_norms
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.simulator import State, check_timesteps, drive, init_state, step
 
@@ -64,7 +64,7 @@ def spike_norm(
         before = _before(with_norms(graph, norms), neurons)
         currents = [np.asarray(_largest_current(before, x, timesteps)) for x in kept]
         largest = np.max(currents, axis=0)
-        if not largest.max() > 0 and not np.isfinite(np.asarray(neurons.threshold)).all():
+        if not largest.max() > 0 and not bounded(neurons):
             raise InputError(
                 f"layer {neurons.name!r} receives no current above 0 in {timesteps} steps of the "
                 "spiking network, so that it has no threshold: simulate more steps or images, or "

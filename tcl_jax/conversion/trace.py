@@ -34,12 +34,12 @@ class Traced(NamedTuple):
 
     Attributes:
         graph: of the function.
-        precision: machine epsilon of the narrowest type that the function or the graph computes in,
+        epsilon: that of the narrowest type that the function or the graph computes in, and
             products of an explicit ``precision`` below the highest taken as of bfloat16.
     """
 
     graph: g.SpikingGraph
-    precision: float
+    epsilon: float
 
 
 def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
@@ -69,7 +69,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
 
 
 def traced(fn: Callable[[Array], Array], sample_input: Any) -> Traced:
-    """As `trace`, with the precision that the function computes in."""
+    """As `trace`, with the machine epsilon that the function computes with."""
     g.check_batch(sample_input)
     sample = jax.ShapeDtypeStruct(
         sample_input.shape, jax.dtypes.canonicalize_dtype(sample_input.dtype)

@@ -86,7 +86,7 @@ def print_curve(
         latencies: those to show.
         title: above the table.
     """
-    ann, *others = ann_accuracy.values()
+    (_, ann), *others = ann_accuracy.items()
     table = Table(title=title)
     for heading in ("T", "SNN accuracy", "ANN accuracy", "conversion loss"):
         table.add_column(heading, justify="right")
@@ -94,7 +94,7 @@ def print_curve(
         snn = accuracy[t - 1]
         table.add_row(str(t), f"{snn:.2%}", f"{ann:.2%}", f"{100 * (ann - snn):+.2f} points")
     _console.print(table)
-    for dtype, other in zip(list(ann_accuracy)[1:], others, strict=True):
+    for dtype, other in others:
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)
 
 
