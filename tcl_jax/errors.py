@@ -2,7 +2,10 @@
 
 import contextlib
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 
@@ -28,7 +31,7 @@ def reported_at_exit() -> Iterator[None]:
     # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _unless_late
+    sys.unraisablehook = _unraisable
     try:
         yield
     except (InputError, OSError) as error:
@@ -45,11 +48,19 @@ def reported_at_exit() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Where one read of a checkpoint fails, others are answered in threads of TensorStore's.
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """What is raised where nothing can catch it: two kinds are not for the user's eyes.
 
-    By then orbax may have closed the event loop that they answer to, which they complain about
-    before the failure itself has come up to the command line.
+    Where one read of a checkpoint fails, others are answered in threads of TensorStore's.  By then
+    orbax may have closed the event loop that they answer to, which they complain about before the
+    failure itself has come up to the command line.
+
+    Ctrl-C that comes while garbage is collected, where JAX has a callback, is dropped by Python and
+    the program goes on; so it is sent again, a little later: here it would be dropped as well.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+    elif str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

@@ -311,6 +311,30 @@ def test_reads_that_fail_late_say_nothing_and_all_else_does():
     assert done.stderr.endswith("\nerror: the one sentence\n")
 
 
+DROPPED = """
+import gc, os, signal, time
+from tcl_jax.errors import reported_at_exit
+
+def interrupt(phase, info):
+    gc.callbacks.remove(interrupt)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+with reported_at_exit():
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(60)
+"""
+
+
+def test_ctrl_c_while_garbage_is_collected_is_heeded():
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted\n"
+
+
 @pytest.mark.parametrize("command", ["train", "train digits-cnet", "convert", "simulate"])
 def test_help(command):
     script, *preset = command.split()

@@ -104,6 +104,7 @@ def fit(
     workdir.mkdir(parents=True, exist_ok=True)
     state = sharding.replicate(init_state(model, tx, info, config.seed), mesh)
     with (
+        _interruptible() as interrupted,
         Heartbeat(workdir, total_steps) as heartbeat,
         Checkpoints(workdir / CHECKPOINTS) as checkpoints,
     ):
@@ -136,7 +137,6 @@ def fit(
         with (
             closing(batches),
             MetricsLog(workdir, step) as log,
-            _interruptible() as interrupted,
             progress.make("steps") as display,
         ):
             _say(display, _headline(config, state, info, mesh))
