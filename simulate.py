@@ -37,7 +37,7 @@ class Options:
     neurons: tyro.conf.OmitArgPrefixes[Neurons] = IF
     coding: tyro.conf.OmitArgPrefixes[Coding] = ANALOG
     delay: int = 0
-    """Output spikes of so many first steps are not counted."""
+    """What reaches the output in so many first steps is left out."""
     images: int | None = None
     """Number of test images (default: all)."""
     batch_size: int = 100

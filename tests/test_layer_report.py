@@ -22,8 +22,10 @@ def _network(clipped):
             x = clip(x, lam) if clipped else x
         return x @ w[2]
 
-    x = jnp.asarray(rng.normal(0, 1, (9, 4)), jnp.float32)
-    graph = convert(network, None, [x], norm="tcl" if clipped else "percentile:90")
+    # A percentile is an activation of the calibration images: of the same images, one potential
+    # would reach its threshold or not as rounding has it.
+    x, calibration = jnp.asarray(rng.normal(0, 1, (2, 9, 4)), jnp.float32)
+    graph = convert(network, None, [calibration], norm="tcl" if clipped else "percentile:90")
     bare = {n.name: np.inf for n in graph.neurons}
     return graph, graph if clipped else with_norms(graph, bare), x
 

@@ -1,4 +1,4 @@
-"""Kinds of neurons, codings of the input and delayed counting, against scalar loops in NumPy."""
+"""Kinds of neurons and codings of the input, against scalar loops in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +121,33 @@ def test_poisson_spikes_are_those_of_the_seed():
     assert not (one == encode(Coding("poisson", 1), x, 4)).all()
 
 
+@given(st.permutations(range(7)), st.integers(1, 7), st.integers(1, 1000))
+def test_poisson_spikes_do_not_depend_on_the_batch(order, size, t):
+    # Two images differ in one value, two in the places of their values; two are the same.
+    x = np.tile(np.linspace(0.1, 1, 10, dtype=np.float32), (7, 1))
+    x[1, 3], x[2], x[3], x[4] = 0.45, x[0, ::-1], -x[0], 2 * x[0]
+    x[5] = np.eye(10, dtype=np.float32)[4] / 2 + 0.5
+    whole = np.asarray(encode(Coding("poisson", 5), jnp.asarray(x), t))
+    chosen = list(order)[:size]
+    some = np.asarray(encode(Coding("poisson", 5), jnp.asarray(x[chosen]), t))
+    np.testing.assert_array_equal(some, whole[chosen])
+    np.testing.assert_array_equal(whole[6], whole[0])
+
+
+def test_poisson_spikes_of_different_images_are_independent():
+    x = np.tile(np.float32([[0.5] * 19 + [1.0]]), (3, 1))
+    x[1, 0], x[2, :2] = 0.49, (0.49, 0.5)
+    x[2, 0], x[2, 1] = 0.5, 0.49
+    steps = 4000
+    trains = jax.vmap(lambda t: encode(Coding("poisson"), jnp.asarray(x), t))(
+        jnp.arange(1, steps + 1)
+    )
+    fired = np.asarray(trains[..., 2:19] > 0, np.float64) - 0.5
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        # Five standard errors of a mean of products of fair coins.
+        assert abs(np.mean(fired[:, a] * fired[:, b])) < 5 * 0.25 / np.sqrt(fired[:, 0].size)
+
+
 @pytest.mark.parametrize("coding", ["poisson", "rate"])
 def test_a_black_image_sends_no_spikes(coding):
     assert not encode(Coding(coding), jnp.zeros((2, 3)), 1).any()
@@ -141,18 +168,6 @@ def test_every_coding_converges_to_the_same_rates(coding):
     # A spike more or less; and, for Poisson, five standard errors of sums over six inputs.
     error = 0.2 if coding == "poisson" else 0.01
     np.testing.assert_allclose(mean, network(None, x), atol=error)
-
-
-# --- Delay --------------------------------------------------------------------------------------
-
-
-def test_delayed_counts_are_differences_of_counts():
-    graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(3), [jnp.ones((1, 3))])
-    x = jnp.asarray([[0.3, 0.8, 0.55]])
-    early = simulation.simulate(graph, x, 7).counts
-    late = simulation.simulate(graph, x, 30).counts
-    found = simulation.simulate(graph, x, 30, delay=7)
-    np.testing.assert_array_equal(found.counts, late - early)
 
 
 # --- What is refused ------------------------------------------------------------------------------

@@ -56,29 +56,17 @@ def test_max_is_the_largest_activation(weights, x):
 
 
 @pytest.mark.parametrize("percent", [10, 50, 75, 99.9, 100])
-def test_a_percentile_is_at_most_a_bin_above_numpy_s(percent, weights, x):
+def test_a_percentile_is_numpy_s(percent, weights, x):
     graph = trace(_relu_network(weights), x)
     found = calibrate(graph, method(f"percentile:{percent}"), _batches(x))
     *hidden, logits = _activations(weights, x)
     for neurons, a in zip(graph.neurons, hidden, strict=True):
         exact = np.percentile(a, percent, method="inverted_cdf")
-        rounding = 1e-5 * a.max()
-        bin_width = a.max() / 2**14
-        assert exact - rounding <= found[neurons.name] <= exact + bin_width + rounding
-        # A silent majority leaves the first bin, not 0.
-        assert found[neurons.name] > 0
+        if exact == 0:  # a silent majority
+            exact = np.percentile(a[a > 0], percent, method="inverted_cdf")
+        # NumPy's products may be summed in another order.
+        assert found[neurons.name] == pytest.approx(exact, rel=1e-5)
     assert found[graph.output.name] == pytest.approx(logits.max(), rel=1e-5)
-
-
-def test_zeros_count_among_the_activations():
-    # Of eight activations six are 0: the 75th percentile is 0, and so the smallest λ there is.
-    x = jnp.asarray([[0.0, 0, 0, 0], [0, 0, 1, 4]])
-    graph = trace(jax.nn.relu, x)
-    (neurons,) = graph.neurons
-    for percent, expected in ((75, 4 / 2**14), (80, 1.0), (87.5, 1.0), (88, 4.0), (100, 4.0)):
-        assert calibrate(graph, method(f"percentile:{percent}"), lambda: [x])[neurons.name] == (
-            expected
-        )
 
 
 def test_percentiles_do_not_depend_on_batches(weights, x):
@@ -86,7 +74,7 @@ def test_percentiles_do_not_depend_on_batches(weights, x):
     how = method("percentile:99")
     whole = calibrate(graph, how, lambda: [jnp.asarray(x)])
     parts = calibrate(graph, how, _batches(x))
-    assert whole == pytest.approx(parts, rel=1 / 2**14)
+    assert whole == pytest.approx(parts, rel=1e-6)
 
 
 def test_tcl_is_refused_for_a_bare_relu(weights, x):
@@ -142,7 +130,7 @@ def test_max_of_a_channel(maps):
 
 
 @pytest.mark.parametrize("percent", [10, 50, 75, 99.9, 100])
-def test_a_percentile_of_a_channel_is_at_most_a_bin_above_numpy_s(percent, maps):
+def test_a_percentile_of_a_channel_is_numpy_s(percent, maps):
     x, w, a = maps
     graph = trace(_map_network(w), x)
     layer, found = (
@@ -155,9 +143,9 @@ def test_a_percentile_of_a_channel_is_at_most_a_bin_above_numpy_s(percent, maps)
     for channel in {*range(OUT)} - {2}:
         of_channel = a[..., channel]
         exact = np.percentile(of_channel, percent, method="inverted_cdf")
-        rounding, bin_width = 1e-5 * of_channel.max(), of_channel.max() / 2**10
-        assert found[channel] > 0
-        assert exact - rounding <= found[channel] <= exact + bin_width + rounding
+        if exact == 0:
+            exact = np.percentile(of_channel[of_channel > 0], percent, method="inverted_cdf")
+        assert found[channel] == pytest.approx(exact, rel=1e-5)
 
 
 # --- From weights ---------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Norm-factors from activations of the analog network, read from a stream of images."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.norms import Norms, by_channel, of_neurons
@@ -14,8 +15,9 @@ from tcl_jax.errors import InputError
 Largest = dict[str, Float[np.ndarray, " c"]]
 """Largest activation of every channel, by name of neurons and of the output."""
 
-_LAYER_BINS = 1 << 14
-_CHANNEL_BINS = 1 << 10
+# Passes over the images, and bits that each tells apart of a float32 without its sign: 31.
+_LAYER_DIGITS = (2, 16)
+_CHANNEL_DIGITS = (3, 11)
 
 
 def largest_activations(graph: g.SpikingGraph, batches: Iterable[Float[Array, "b ..."]]) -> Largest:
@@ -74,62 +76,95 @@ def percentile_norm(
 
     .. math:: \lambda^l = \min \{ \lambda : P(a^l \le \lambda) \ge p / 100 \}
 
-    over all activations of all calibration images, zeros included.
+    over all activations of all calibration images, zeros included; where that is 0, over those
+    above 0, for λ must be.
 
-    Counted in equal bins between 0 and the largest activation, and rounded up to a bin's end: λ is
-    never 0, and too large by at most that largest activation divided by the number of bins, which
-    is 2¹⁴ for a layer and 2¹⁰ for a channel (8 KiB of counts).
+    It is an activation of the data, exact to float32 however far apart these lie: a single one that
+    is a million times too large moves it by no more than one of common size would.  Memory does not
+    grow with the images: 512 KiB of counts a layer, or 16 KiB a channel.
 
     Args:
         graph: folded, with thresholds as traced.
-        batches: makes a fresh iterator over the same images at each call, of which there are two
-            at most.
+        batches: makes a fresh iterator over the same images at each call, of which there are two,
+            for channels three, and where some are never active five.
         largest: from `largest_activations`.
         percent: p.
         per_channel: one λ a channel, of that channel's own activations.  A channel that is never
             active takes its layer's.
     """
-    layers = {n.name: largest[n.name].max(keepdims=True) for n in graph.neurons}
-    channels = {name: largest[name] for name in layers}
+    sizes = {n.name: largest[n.name].size for n in graph.neurons}
     norms: dict[str, np.ndarray] = {}
-    if not per_channel or any((tops <= 0).any() for tops in channels.values()):
-        norms = _percentiles(graph, batches(), layers, percent, _LAYER_BINS)
+    if not per_channel or any((largest[name] <= 0).any() for name in sizes):
+        norms = _percentiles(graph, batches, dict.fromkeys(sizes, 1), percent, _LAYER_DIGITS)
     if per_channel:
-        for name, found in _percentiles(graph, batches(), channels, percent, _CHANNEL_BINS).items():
-            norms[name] = np.where(channels[name] > 0, found, norms.get(name, found))
+        of_channels = _percentiles(graph, batches, sizes, percent, _CHANNEL_DIGITS)
+        for name, found in of_channels.items():
+            norms[name] = np.where(found > 0, found, norms.get(name, found))
     return {n.name: of_neurons(n, norms[n.name], per_channel) for n in graph.neurons}
 
 
 def _percentiles(
-    graph: g.SpikingGraph, batches: Iterable[Array], tops: Largest, percent: float, bins: int
+    graph: g.SpikingGraph,
+    batches: Callable[[], Iterable[Array]],
+    columns: dict[str, int],
+    percent: float,
+    digits: tuple[int, int],
 ) -> dict[str, np.ndarray]:
-    """One percentile for every maximum: those of a layer's channels, or its single own."""
+    """One percentile for each column of a population: its channels, or one for all.
 
-    @jax.jit
-    def of_batch(graph: g.SpikingGraph, x: Array) -> dict[str, Array]:
-        found: dict[str, Array] = {}
+    By radix selection.  Bits of floats that are not negative, read as a whole number, are in the
+    order of the floats: one pass over the images counts how many begin with which bits, the next
+    tells apart those that begin as the percentile does.
+    """
+    passes, digit = digits
+    begins = {name: np.zeros(size, np.int32) for name, size in columns.items()}
+    ranks: dict[str, np.ndarray] = {}
+    for left in range((passes - 1) * digit, -1, -digit):
+        counts = {name: np.zeros((size, 1 << digit), np.int64) for name, size in columns.items()}
+        for x in batches():
+            for name, found in _count(graph, x, begins, left, digit=digit).items():
+                counts[name] += np.asarray(found)
+        for name, histogram in counts.items():
+            rank = ranks[name] if name in ranks else _rank(histogram, percent)
+            below = np.cumsum(histogram, -1)
+            next_digit = np.argmax(below >= rank[:, None], -1)
+            smaller = np.take_along_axis(below - histogram, next_digit[:, None], -1)[:, 0]
+            ranks[name] = rank - smaller
+            begins[name] = (begins[name] << digit | next_digit).astype(np.int32)
+    return {name: bits.view(np.float32) for name, bits in begins.items()}
 
-        def count(name: str, a: Array) -> None:
-            if name in tops:
-                # What is silent has a percentile of 0, but 0 could not be divided by.
-                width = jnp.asarray(np.where(tops[name] > 0, tops[name], 1)[None] / bins)
-                columns = width.size
-                bin_of = jnp.ceil(a.reshape(-1, columns) / width).astype(jnp.int32)
-                bin_of = jnp.clip(bin_of, 0, bins) + jnp.arange(columns)[None] * (bins + 1)
-                counts = jnp.bincount(bin_of.ravel(), length=columns * (bins + 1))
-                found[name] = counts.reshape(columns, bins + 1)
 
-        g.evaluate(graph, x, count)
-        return found
+@partial(jax.jit, static_argnames="digit")
+def _count(
+    graph: g.SpikingGraph,
+    x: Float[Array, "b ..."],
+    begins: dict[str, Int[Array, " c"]],
+    left: int,
+    *,
+    digit: int,
+) -> dict[str, Int[Array, "c bins"]]:
+    """How many activations of each column have which next digit, of those that begin so."""
+    found: dict[str, Array] = {}
 
-    histograms = {name: np.zeros((top.size, bins + 1), np.int64) for name, top in tops.items()}
-    for x in batches:
-        for name, found in of_batch(graph, x).items():
-            histograms[name] += np.asarray(found)
-    percentiles = {}
-    for name, histogram in histograms.items():
-        enough = np.cumsum(histogram, -1) >= histogram.sum(-1, keepdims=True) * (percent / 100)
-        # Bin 0 holds the zeros alone: a layer that is mostly silent still needs a λ above 0.
-        ends = np.maximum(np.argmax(enough, -1), 1)
-        percentiles[name] = tops[name].astype(np.float64) * ends / bins
-    return percentiles
+    def count(name: str, a: Array) -> None:
+        if name in begins:
+            columns, bins = begins[name].size, 1 << digit
+            a = a.astype(jnp.float32).reshape(-1, columns)
+            # XLA may take what is smaller than a normal float for 0.
+            above = a >= jnp.finfo(jnp.float32).tiny
+            bits = jnp.where(above, jax.lax.bitcast_convert_type(a, jnp.int32), 0) >> left
+            bin_of = jnp.where(bits >> digit == begins[name], bits & bins - 1, bins)
+            bin_of += jnp.arange(columns) * (bins + 1)
+            counts = jnp.bincount(bin_of.ravel(), length=columns * (bins + 1))
+            found[name] = counts.reshape(columns, -1)[:, :-1]
+
+    g.evaluate(graph, x, count)
+    return found
+
+
+def _rank(histogram: Int[np.ndarray, "c bins"], percent: float) -> Int[np.ndarray, " c"]:
+    """Which activation of a column is its percentile, counted from the smallest; 1 is the first."""
+    total, silent = histogram.sum(-1), histogram[:, 0]
+    rank = np.ceil(total * (percent / 100))
+    of_active = silent + np.maximum(np.ceil((total - silent) * (percent / 100)), 1)
+    return np.where(rank > silent, rank, of_active).astype(np.int64)

@@ -39,8 +39,8 @@ def calibrate(
     those of a convolution whatever the network's own layout.  A channel that is never active on the
     calibration images takes its layer's λ, and a layer its trained clip.
 
-    Memory does not grow with the number of images.  Maxima are exact; a percentile is at most 2⁻¹⁴
-    (of a layer), or 2⁻¹⁰ (of a channel), of the largest activation too large, and never 0.
+    Memory does not grow with the number of images.  Maxima are exact, and percentiles to float32; a
+    percentile that is 0 is taken of the activations above 0.
 
     Args:
         graph: folded, with thresholds as traced.

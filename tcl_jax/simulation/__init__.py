@@ -17,6 +17,7 @@ from tcl_jax.simulation.neurons import Neurons as Neurons
 from tcl_jax.simulation.neurons import fire as fire
 from tcl_jax.simulation.readout import Readout as Readout
 from tcl_jax.simulation.readout import classify as classify
+from tcl_jax.simulation.readout import logits as logits
 from tcl_jax.simulation.simulator import State as State
 from tcl_jax.simulation.simulator import drive as drive
 from tcl_jax.simulation.simulator import init_state as init_state

@@ -24,12 +24,13 @@ from jaxtyping import Array, Bool, Float, Int
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, classify
+from tcl_jax.simulation.readout import Readout, check_labels, classify, rivals
 from tcl_jax.simulation.simulator import (
     State,
     check_timesteps,
     drive,
     init_state,
+    read_from,
     run,
     step,
 )
@@ -46,7 +47,7 @@ def read(
     which is not by charge, m can be negative.
 
     Args:
-        graph: the network, of two classes or more.
+        graph: the network, of one class an image.
         state: at t.
         readout: how a class is read.
 
@@ -59,11 +60,13 @@ def read(
     >>> classes.item(), margin.item()
     (1, 4.0)
     """
+    _check_single_class(state.counts)
     classes = classify(graph, state, readout)
-    charge = state.counts + state.membrane[graph.output.name] / graph.output.threshold
-    own = jnp.arange(charge.shape[-1]) == classes[:, None]
-    others = jnp.max(jnp.where(own, -jnp.inf, charge), -1)
-    return classes, jnp.max(jnp.where(own, charge, -jnp.inf), -1) - others
+    potential = state.membrane[graph.output.name] / graph.output.threshold
+    taken = rivals(state.counts + potential)
+    own = jnp.arange(taken.shape[-1]) == classes[:, None]
+    others = jnp.max(jnp.where(own, -jnp.inf, taken), -1)
+    return classes, jnp.max(jnp.where(own, taken, -jnp.inf), -1) - others
 
 
 @dataclass(frozen=True)
@@ -140,16 +143,18 @@ def record(
         done: told the number of images after each batch.
 
     Raises:
-        InputError: `timesteps` is not above 0, the images do not fit the graph, or there are none.
+        InputError: `timesteps` is not above 0, the images do not fit the graph or the labels not
+            its output, images have several classes, or there are none.
     """
     check_timesteps(timesteps)
     found = []
     for batch in batches:
-        kept = np.asarray(batch["mask"])
+        x, labels = np.asarray(batch["image"]), np.asarray(batch["label"])
+        kept = np.asarray(batch["mask"], bool)
         how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
-        classes, margins = _record(graph, batch["image"], timesteps=timesteps, **how)
-        labels = np.asarray(batch["label"])[kept]
-        found.append((np.asarray(classes)[:, kept], np.asarray(margins)[:, kept], labels))
+        classes, margins = _record(graph, x, timesteps=timesteps, **how)
+        check_labels(classes.shape[1:], labels.shape, kept.shape)
+        found.append((np.asarray(classes)[:, kept], np.asarray(margins)[:, kept], labels[kept]))
         done(int(kept.sum()))
     if not found:
         raise InputError("there are no images to simulate: give at least one batch")
@@ -261,7 +266,8 @@ def decide(
         done: told the number of images that have just finished.
 
     Raises:
-        InputError: a number is not above 0, the images do not fit the graph, or there are none.
+        InputError: a number is not above 0, the images do not fit the graph or the labels not its
+            output, images have several classes, or there are none.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert
@@ -282,7 +288,9 @@ def decide(
     labels: list[int] = []
     found: dict[int, tuple[int, int]] = {}
     nothing = jnp.zeros(slots, jnp.int32)
-    at = place(_Slots(init_state(graph, slots, neurons), nothing, nothing, nothing))
+    state = init_state(graph, slots, neurons)
+    _check_single_class(state.counts)
+    at = place(_Slots(state, nothing, nothing, nothing))
     how: dict[str, Any] = {"readout": readout, "neurons": neurons, "chunk": chunk}
     least = np.asarray(bound, graph.dtype)
     while True:
@@ -311,8 +319,18 @@ def decide(
 def _single(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[np.ndarray, int]]:
     """One image after the other, without padding."""
     for batch in batches:
-        image, label, mask = (np.asarray(batch[k]) for k in ("image", "label", "mask"))
-        yield from zip(image[mask], label[mask].tolist(), strict=True)
+        x, labels = np.asarray(batch["image"]), np.asarray(batch["label"])
+        mask = np.asarray(batch["mask"], bool)
+        check_labels(x.shape[:1], labels.shape, mask.shape)
+        yield from zip(x[mask], labels[mask].tolist(), strict=True)
+
+
+def _check_single_class(counts: Float[Array, "b ..."]) -> None:
+    if places := "×".join(map(str, counts.shape[1:-1])):
+        raise InputError(
+            "adaptive latency ends an image as its class is safe, but the network gives a class to "
+            f"each of its {places} places: simulate it to fixed T"
+        )
 
 
 @partial(jax.jit, static_argnames=("readout", "neurons", "chunk"))
@@ -338,8 +356,7 @@ def _advance(
     def body(at: _Slots, _: None) -> tuple[_Slots, None]:
         state, _spikes = step(graph, at.state, driven, neurons)
         t = at.t + 1
-        counted = _rows(t > delay, state.counts)
-        state = state._replace(counts=jnp.where(counted, state.counts, 0))
+        state = read_from(graph, state, t > delay)
         classes, margin = read(graph, state, readout)
         safe = (margin >= bound) & (t > delay) | (t == timesteps)
         now = safe & (at.stopped == 0)

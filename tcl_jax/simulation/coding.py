@@ -1,11 +1,12 @@
 """Coding: what the images are to the first layer at every step."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from tcl_jax.errors import InputError
 
@@ -46,6 +47,9 @@ def encode(
     rate |x|/A: drawn independently (``poisson``; Bernoulli, in discrete time), or whenever
     ⌊t |x|/A⌋ rises (``rate``).  Their mean over time is x.
 
+    What is drawn depends on the seed, the step and the image itself, not on its place in a batch:
+    whatever the batches, the same image is fed the same spikes.
+
     Args:
         coding: which.
         x: images.
@@ -64,6 +68,22 @@ def encode(
     if coding.coding == "rate":
         spikes = jnp.floor(t * rate) > jnp.floor((t - 1) * rate)
     else:
-        key = jax.random.fold_in(jax.random.key(coding.seed), t)
-        spikes = jax.random.uniform(key, x.shape, x.dtype) < rate
+        # Named, for JAX's other generators draw by place in what is mapped over.
+        key = jax.random.fold_in(jax.random.key(coding.seed, impl="threefry2x32"), t)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(_digest(x))
+        draw = partial(jax.random.uniform, shape=x.shape[1:], dtype=x.dtype)
+        spikes = jax.vmap(draw)(keys) < rate
     return jnp.where(spikes, jnp.sign(x) * size, 0)
+
+
+def _digest(x: Float[Array, "b ..."]) -> UInt32[Array, " b"]:
+    """32 bits of each image: those of its values, mixed with their places, in a sum that wraps.
+
+    Mixed as by MurmurHash3's finaliser, so that images of few or like values differ.
+    """
+    positive = jnp.where(x == 0, 0, x).astype(jnp.float32)  # -0 is 0
+    bits = jax.lax.bitcast_convert_type(positive, jnp.uint32).reshape(x.shape[0], -1)
+    mixed = bits + jnp.arange(1, bits.shape[1] + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), 1, dtype=jnp.uint32)

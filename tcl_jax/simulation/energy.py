@@ -33,7 +33,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.latency import sum_over
 from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, classify
+from tcl_jax.simulation.readout import Readout, classes_in, correct
 from tcl_jax.simulation.simulator import State, check_timesteps, run
 
 _Values = dict[str, Any]
@@ -334,16 +334,17 @@ def measure(
     how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
 
     def of_batch(batch: dict[str, Any]) -> Any:
-        content = batch["image"], batch["label"], batch["mask"]
-        return _of_batch(graph, synapses, *content, timesteps=timesteps, delay=delay, **how)
+        x, labels, mask = (jnp.asarray(batch[of]) for of in ("image", "label", "mask"))
+        kept = {"timesteps": timesteps, "delay": delay, **how}
+        return *_of_batch(graph, synapses, x, labels, mask, **kept), classes_in(labels, mask)
 
-    (correct, spikes), images = sum_over(batches, of_batch, done)
+    (right, spikes, classes), images = sum_over(batches, of_batch, done)
     layers = tuple(
         LayerActivity(name, s.index.size, spikes[name].sum(1), spikes[name] @ np.asarray(s.values))
         for name, s in synapses.items()
     )
     analog = analog_operations(counted, first=True) if coding.constant else Operations(0, 0)
-    return correct / images, Activity(images, layers, analog, analog_operations(counted))
+    return right / classes, Activity(images, layers, analog, analog_operations(counted))
 
 
 @partial(jax.jit, static_argnames=("timesteps", "readout", "neurons", "coding", "delay"))
@@ -351,14 +352,14 @@ def _of_batch(
     graph: g.SpikingGraph,
     synapses: Mapping[str, FanOut],
     x: Float[Array, "b ..."],
-    labels: Int[Array, " b"],
+    labels: Int[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
     timesteps: int,
     readout: Readout,
     **how: Any,
 ) -> tuple[Int[Array, " t"], dict[str, Int[Array, "t k"]]]:
-    """Images that are classified correctly, and spikes by layer and fan-out, at every step."""
+    """Classes that are right, and spikes by layer and fan-out, at every step."""
     largest = max(s.index.size for s in synapses.values())
     if x.shape[0] * largest >= 2**31:
         raise InputError(
@@ -367,8 +368,8 @@ def _of_batch(
         )
 
     def observe(state: State, spikes: dict[str, Array]) -> Any:
-        correct = jnp.sum((classify(graph, state, readout) == labels) & mask)
-        return correct, {n: _by_fan_out(s, spikes[n], mask) for n, s in synapses.items()}
+        right = correct(graph, state, labels, mask, readout)
+        return right, {n: _by_fan_out(s, spikes[n], mask) for n, s in synapses.items()}
 
     return run(graph, x, timesteps, observe, **how)[1]
 

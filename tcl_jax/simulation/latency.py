@@ -13,7 +13,7 @@ from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, classify
+from tcl_jax.simulation.readout import Readout, classes_in, correct
 from tcl_jax.simulation.simulator import State, check_timesteps, run
 
 
@@ -21,7 +21,7 @@ from tcl_jax.simulation.simulator import State, check_timesteps, run
 def correct_by_latency(
     graph: SpikingGraph,
     x: Float[Array, "b ..."],
-    labels: Int[Array, " b"],
+    labels: Int[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
     timesteps: int,
@@ -30,7 +30,7 @@ def correct_by_latency(
     coding: Coding = ANALOG,
     delay: int = 0,
 ) -> Int[Array, " t"]:
-    """How many images of a batch are classified correctly at t = 1, 2, ... `timesteps`.
+    """How many classes of a batch are right at t = 1, 2, ... `timesteps`.
 
     Simulation is causal, so that one scan gives the whole curve; only the sums leave it, and
     memory does not grow with T.
@@ -38,21 +38,23 @@ def correct_by_latency(
     Args:
         graph: the network.
         x: images.
-        labels: their classes.
+        labels: their classes, as `tcl_jax.simulation.classify` gives them: one an image, or one a
+            place where the output has more axes than the classes.
         mask: False where an image is padding.
         timesteps: the longest latency T.
         readout: how a class is read.
         neurons, coding, delay: as `tcl_jax.simulation.run` has them.
 
     Raises:
-        InputError: `timesteps` is not above 0, or the images do not fit the graph.
+        InputError: `timesteps` is not above 0, the images do not fit the graph, or the labels not
+            its output.
     """
 
-    def correct(state: State, spikes: dict[str, Array]) -> Array:
-        return jnp.sum((classify(graph, state, readout) == labels) & mask)
+    def right(state: State, spikes: dict[str, Array]) -> Array:
+        return correct(graph, state, labels, mask, readout)
 
     how: dict[str, Any] = {"neurons": neurons, "coding": coding, "delay": delay}
-    return run(graph, x, timesteps, correct, **how)[1]
+    return run(graph, x, timesteps, right, **how)[1]
 
 
 def latency_curve(
@@ -70,18 +72,20 @@ def latency_curve(
 
     Args:
         graph: the network.
-        batches: of ``{"image", "label", "mask"}``, images standardised; laid over devices as the
-            caller likes.
+        batches: of ``{"image", "label", "mask"}``, images standardised, labels as
+            `correct_by_latency` has them; laid over devices as the caller likes.
         timesteps: the longest latency T.
         readout: how a class is read.
         neurons, coding, delay: as `tcl_jax.simulation.run` has them.
         done: told the number of images after each batch.
 
     Returns:
-        Accuracy in [0, 1] at T = 1, 2, ...; the curve to a shorter T is a prefix of it.
+        Accuracy in [0, 1] at T = 1, 2, ..., over all classes of all images; the curve to a shorter
+        T is a prefix of it.
 
     Raises:
-        InputError: `timesteps` is not above 0, the images do not fit the graph, or there are none.
+        InputError: `timesteps` is not above 0, the images do not fit the graph or the labels not
+            its output, or there are none.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
@@ -97,11 +101,12 @@ def latency_curve(
     how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
 
     def of_batch(batch: dict[str, Any]) -> Any:
-        content = batch["image"], batch["label"], batch["mask"]
-        return correct_by_latency(graph, *content, timesteps=timesteps, delay=delay, **how)
+        x, labels, mask = (jnp.asarray(batch[of]) for of in ("image", "label", "mask"))
+        right = correct_by_latency(graph, x, labels, mask, timesteps=timesteps, delay=delay, **how)
+        return right, classes_in(labels, mask)
 
-    correct, images = sum_over(batches, of_batch, done)
-    return correct / images
+    (right, classes), _images = sum_over(batches, of_batch, done)
+    return right / classes
 
 
 def sum_over(

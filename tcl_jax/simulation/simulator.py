@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tcl_jax.conversion.graph import (
     Input,
@@ -26,7 +26,7 @@ class State(NamedTuple):
 
     Attributes:
         membrane: membrane potentials V by neuron name, the output neurons' among them.
-        counts: spikes of the output neurons so far.
+        counts: spikes of the output neurons so far, a delay left out.
         resting: by neuron name, steps of rest that are left; empty where neurons never rest.
     """
 
@@ -157,8 +157,8 @@ def run(
             are fed as spikes, these are among them, by the input's name.
         neurons: what they are.
         coding: how images are fed.
-        delay: output spikes of so many first steps, in which deep networks only fill up, are not
-            counted.
+        delay: what arrives at the output neurons in so many first steps, in which deep networks
+            only fill up, is left out: they start after it.
 
     Returns:
         The state after T steps, and what was kept, with time as the first axis.
@@ -186,12 +186,29 @@ def run(
         driven = fixed if coding.constant else drive(graph, encode(coding, x, t))
         state, spikes = step(graph, state, driven, neurons)
         if delay:
-            state = state._replace(counts=jnp.where(t > delay, state.counts, 0))
+            state = read_from(graph, state, t > delay)
         if not coding.constant:
             spikes = {graph.input.name: driven[graph.input.name], **spikes}
         return state, observe(state, spikes)
 
     return jax.lax.scan(body, init_state(graph, x.shape[0], neurons), jnp.arange(1, timesteps + 1))
+
+
+def read_from(graph: SpikingGraph, state: State, begun: Bool[Array, "..."]) -> State:
+    """The state with output neurons as before their first step, except where reading has begun.
+
+    Args:
+        graph: the network.
+        state: at t.
+        begun: for all images, or each ``[b]``.
+    """
+
+    def kept(values: Array) -> Array:
+        return jnp.where(begun.reshape(*begun.shape, *(1,) * (values.ndim - begun.ndim)), values, 0)
+
+    name = graph.output.name
+    membrane = state.membrane | {name: kept(state.membrane[name])}
+    return state._replace(membrane=membrane, counts=kept(state.counts))
 
 
 def simulate(
