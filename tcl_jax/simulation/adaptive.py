@@ -149,10 +149,9 @@ def record(
     check_timesteps(timesteps)
     found = []
     for batch in batches:
-        x, labels = np.asarray(batch["image"]), np.asarray(batch["label"])
-        kept = np.asarray(batch["mask"], bool)
+        labels, kept = np.asarray(batch["label"]), np.asarray(batch["mask"], bool)
         how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
-        classes, margins = _record(graph, x, timesteps=timesteps, **how)
+        classes, margins = _record(graph, jnp.asarray(batch["image"]), timesteps=timesteps, **how)
         check_labels(classes.shape[1:], labels.shape, kept.shape)
         found.append((np.asarray(classes)[:, kept], np.asarray(margins)[:, kept], labels[kept]))
         done(int(kept.sum()))
