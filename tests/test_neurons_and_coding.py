@@ -136,8 +136,7 @@ def test_poisson_spikes_do_not_depend_on_the_batch(order, size, t):
 
 def test_poisson_spikes_of_different_images_are_independent():
     x = np.tile(np.float32([[0.5] * 19 + [1.0]]), (3, 1))
-    x[1, 0], x[2, :2] = 0.49, (0.49, 0.5)
-    x[2, 0], x[2, 1] = 0.5, 0.49
+    x[1, 0] = x[2, 1] = 0.49
     steps = 4000
     trains = jax.vmap(lambda t: encode(Coding("poisson"), jnp.asarray(x), t))(
         jnp.arange(1, steps + 1)

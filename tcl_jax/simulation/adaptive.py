@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, check_labels, classify, rivals
+from tcl_jax.simulation.readout import Readout, by_class, charge, check_labels, classify
 from tcl_jax.simulation.simulator import (
     State,
     check_timesteps,
@@ -62,11 +62,10 @@ def read(
     """
     _check_single_class(state.counts)
     classes = classify(graph, state, readout)
-    potential = state.membrane[graph.output.name] / graph.output.threshold
-    taken = rivals(state.counts + potential)
-    own = jnp.arange(taken.shape[-1]) == classes[:, None]
-    others = jnp.max(jnp.where(own, -jnp.inf, taken), -1)
-    return classes, jnp.max(jnp.where(own, taken, -jnp.inf), -1) - others
+    charges = by_class(charge(graph, state) / graph.output.threshold)
+    own = jnp.arange(charges.shape[-1]) == classes[:, None]
+    others = jnp.max(jnp.where(own, -jnp.inf, charges), -1)
+    return classes, jnp.max(jnp.where(own, charges, -jnp.inf), -1) - others
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,8 @@ def record(
         batches: as `latency_curve` takes them.
         timesteps: the longest latency T.
         readout: how a class is read.
-        neurons, delay: as `tcl_jax.simulation.run` has them; while output spikes are not counted,
-            margins are −∞.
+        neurons, delay: as `tcl_jax.simulation.run` has them; until the delay has passed, margins
+            are −∞.
         done: told the number of images after each batch.
 
     Raises:

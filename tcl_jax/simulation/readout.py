@@ -76,20 +76,20 @@ def classify(graph: SpikingGraph, state: State, readout: Readout) -> Int[Array, 
     """
     if readout not in get_args(Readout):
         raise InputError(f"unknown readout {readout!r}: choose spikes or membrane")
-    taken = rivals(charge(graph, state))
+    charges = by_class(charge(graph, state))
     if readout == "membrane":
-        return jnp.argmax(taken, -1)
-    potential = rivals(state.membrane[graph.output.name])
-    owing = taken < 0
-    fired = jnp.where(owing, -1, rivals(state.counts))
-    most = fired == jnp.max(fired, -1, keepdims=True)
+        return jnp.argmax(charges, -1)
+    potential = by_class(state.membrane[graph.output.name])
+    negative = charges < 0
+    counts = jnp.where(negative, -1, by_class(state.counts))
+    most = counts == jnp.max(counts, -1, keepdims=True)
     whole = jnp.issubdtype(potential.dtype, jnp.integer)
     least = jnp.iinfo(potential.dtype).min if whole else -jnp.inf
-    return jnp.argmax(jnp.where(most, jnp.where(owing, taken, potential), least), -1)
+    return jnp.argmax(jnp.where(most, jnp.where(negative, charges, potential), least), -1)
 
 
-def rivals(values: Float[Array, "b ..."]) -> Float[Array, "b ... c"]:
-    """What classes are told from, along the last axis: of one logit alone, 0 and itself."""
+def by_class(values: Float[Array, "b ..."]) -> Float[Array, "b ... c"]:
+    """Values of output neurons, classes last: one logit alone stands behind a class of 0."""
     one = values[:, None] if values.ndim == 1 else values
     return one if one.shape[-1] > 1 else jnp.concatenate([jnp.zeros_like(one), one], -1)
 
