@@ -3,7 +3,8 @@
 Weights, batch statistics and λ are drawn at random, so that nothing is trivial.  At a network's
 own image size: time and memory of conversion (trace, fold, calibrate on two images, normalise),
 each network in a process of its own.  On small images: how far the converted network's logits are
-from the Flax network's, and how the spiking network's converge to them as T grows.
+from the Flax network's, and how the spiking network's converge to them as T grows.  With images of
+either size: time to lower the network for a CPU, the first time in a process.
 """
 
 import argparse
@@ -63,18 +64,17 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--one", choices=NETWORKS, help="measure this network alone, print JSON")
-    parser.add_argument("--what", choices=("conversion", "convergence"), default="conversion")
+    parser.add_argument("--what", choices=MEASURES, default="conversion")
     options = parser.parse_args()
     if options.one:
-        measure = {"conversion": _conversion, "convergence": _convergence}[options.what]
-        print(json.dumps(measure(options.one)))
+        print(json.dumps(MEASURES[options.what](options.one)))
         return 0
     folder = ROOT / "results" / "networks"
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "networks.json"
     found = json.loads(record.read_text())["networks"] if record.exists() else {}
     for name in NETWORKS:
-        for what in ("conversion", "convergence"):
+        for what in MEASURES:
             if what not in found.setdefault(name, {}):
                 print(name, what, flush=True)
                 about = provenance.describe()
@@ -155,6 +155,22 @@ def _convergence(name: str) -> dict[str, Any]:
     }
 
 
+def _lowering(name: str) -> dict[str, Any]:
+    sides = dict.fromkeys(NETWORKS[name][:2])
+    return {"seconds": {side: _seconds_to_lower(name, side) for side in sides}}
+
+
+def _seconds_to_lower(name: str, side: int) -> float:
+    graph, _ = convert_random(name, (side, side, 3))
+    jax.block_until_ready(graph)
+    started = time.perf_counter()
+    jax.block_until_ready(simulation.lower(graph, "cpu"))
+    return time.perf_counter() - started
+
+
+MEASURES = {"conversion": _conversion, "convergence": _convergence, "lowering": _lowering}
+
+
 def _mean_logits(graph: Any, x: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
     """Mean currents into the output neurons up to some T, as logits."""
 
@@ -181,22 +197,25 @@ def _write(found: dict[str, Any], folder: Path) -> None:
         "are relative to the largest logit; weights, batch statistics and λ are random (seed 0).",
         "",
         "| network | parameters | layers of neurons | image | conversion, s | peak memory, GiB "
-        "| small image | logits | " + " | ".join(f"SNN, T={t}" for t in LATENCIES) + " |",
-        "|---" * (8 + len(LATENCIES)) + "|",
+        "| small image | lowering, s | logits | "
+        + " | ".join(f"SNN, T={t}" for t in LATENCIES)
+        + " |",
+        "|---" * (9 + len(LATENCIES)) + "|",
     ]
     for name, entry in found.items():
         a, b = entry["conversion"], entry["convergence"]
+        lowering = max(entry["lowering"]["seconds"].values())
         snn = {int(t): e for t, e in b["snn"].items()}
         rows.append(
             f"| {name} | {a['parameters']:,} | {a['neurons']} | {a['side']} | {a['seconds']:.1f} "
-            f"| {a['peak_gib']:.2f} | {b['side']} | {b['logits']:.1e} | "
+            f"| {a['peak_gib']:.2f} | {b['side']} | {lowering:.2f} | {b['logits']:.1e} | "
             + " | ".join(f"{snn[t]:.4f}" for t in LATENCIES)
             + " |"
         )
     hardware = json.loads((folder / "networks.json").read_text())["hardware"]
     commits = {
         what: sorted({provenance.short(entry[what]["commit"]) for entry in found.values()})
-        for what in ("conversion", "convergence")
+        for what in MEASURES
     }
     said = "; ".join(f"{what} at commit {', '.join(c)}" for what, c in commits.items())
     where = f"{hardware['device']}, {hardware['host_cores']} cores"

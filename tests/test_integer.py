@@ -222,13 +222,25 @@ def test_initial_potential_floor_and_membrane_readout_are_whole(weights, images)
         assert simulation.classify(graph, state, readout).shape == (8,)
 
 
+def test_whole_potentials_leak_whole_numbers():
+    """Against a scalar loop."""
+    graph = convert(lambda _, x: clip(jax.nn.relu(x), 1.0), None, [jnp.ones((1, 1))])
+    graph = simulation.quantise(graph, jnp.ones((1, 1)))
+    (name,), threshold = [n.name for n in graph.neurons], int(graph.neurons[0].threshold.max())
+    x = jnp.asarray([[0.4]])
+    current = simulation.simulate(graph, x, 1).membrane[name].item()
+    v, counts = 0, 0
+    for _ in range(LATENCY):
+        v = v - round(0.1 * v) + current
+        counts, v = counts + (v >= threshold), v - threshold * (v >= threshold)
+    neurons = simulation.Neurons(leak=0.1)
+    state = simulation.simulate(graph, x, LATENCY, neurons=neurons)
+    assert state.membrane[name].item() == v and 0 < counts < 0.4 * LATENCY
+    fired = simulation.spike_trains(graph, x, LATENCY, neurons=neurons)[name]
+    assert fired.sum() == counts
+
+
 # --- Refusals -------------------------------------------------------------------------------
-
-
-def test_a_leak_is_refused(weights, images):
-    graph = simulation.quantise(convert(_network, weights, images), images)
-    with pytest.raises(InputError, match="--leak takes fractions"):
-        simulation.simulate(graph, images, 2, neurons=simulation.Neurons(leak=0.1))
 
 
 def test_two_maps_in_a_row_are_refused(weights, images):

@@ -181,7 +181,9 @@ def test_every_coding_converges_to_the_same_rates(coding):
         (lambda: Neurons(floor=-0.1), "--floor must not be negative"),
         (lambda: Neurons(refractory=-1), "--refractory must not be negative"),
         (lambda: Coding("spikes"), "--coding must be analog, poisson or rate"),
-        (lambda: Coding(seed=-1), "--seed must not be negative"),
+        (lambda: Neurons(v0=jnp.asarray([0.5, 2.0])), "--v0 must be in"),
+        (lambda: Coding(seed=-1), "--seed must be from 0"),
+        (lambda: Coding(seed=2**31), "--seed must be from 0"),
         (
             lambda: simulation.simulate(_one_neuron(), jnp.ones((1, 1)), 5, delay=-1),
             "--delay must not be negative",

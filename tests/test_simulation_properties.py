@@ -142,6 +142,12 @@ def test_time_that_is_not_positive_is_refused(network, images, labels):
             call()
 
 
+def test_a_delay_below_zero_is_refused(network, images, labels):
+    mask = jnp.ones(16, bool)
+    with pytest.raises(InputError, match="--delay must not be negative"):
+        simulation.correct_by_latency(network, images, labels, mask, timesteps=3, delay=-1)
+
+
 def test_images_of_another_shape_are_refused(network):
     with pytest.raises(InputError, match=r"takes images of shape \(6,\), got \(5,\)"):
         simulation.simulate(network, jnp.zeros((2, 5)), 3)

@@ -62,8 +62,13 @@ def convolve(
             terms.append(part * kernel[place][0])
         return sum(terms[1:], terms[0])
 
-    depthwise = groups > 1 and kernel.shape[-2] == 1 and min(s for p in padding for s in p) >= 0
+    depthwise = is_depthwise(kernel, padding, groups)
     return weigh(x, kernel, general, cpu=shifted if depthwise else general)
+
+
+def is_depthwise(kernel: Array, padding: tuple[tuple[int, int], ...], groups: int) -> bool:
+    """Whether a CPU takes the sum of shifted products: each output sees a single channel."""
+    return groups > 1 and kernel.shape[-2] == 1 and min(s for p in padding for s in p) >= 0
 
 
 Product = Callable[..., Array]

@@ -191,6 +191,10 @@ def evaluate(
     [[0.0, 10.0, 20.0]]
     """
     x = images(graph, x)
+    return _logits(graph, x) if observe is None else _walk(graph, x, observe)
+
+
+def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
     values: dict[str, Any] = {}
     for node in graph.nodes:
         if isinstance(node, Input):
@@ -200,12 +204,16 @@ def evaluate(
             values[node.name] = jnp.minimum(jnp.maximum(z, 0), _against(node.threshold, z))
         else:
             values[node.name] = affine(node, *(values[i] for i in node.inputs))
-        if observe is not None and isinstance(node, Neuron):
+        if isinstance(node, Neuron):
             observe(node.name, values[node.name])
     logits = values[graph.output.name] * graph.output.scale
-    if observe is not None:
-        observe(graph.output.name, logits)
+    observe(graph.output.name, logits)
     return logits
+
+
+@jax.jit
+def _logits(graph: SpikingGraph, x: Array) -> Array:
+    return _walk(graph, x, lambda name, activation: None)
 
 
 def precision(graph: SpikingGraph) -> dict[str, str]:

@@ -113,11 +113,8 @@ def _refusal(what: str, error: float, largest: float, place: str) -> InputError:
     )
 
 
-_evaluate = jax.jit(g.evaluate)
-
-
 def _logits(graph: g.SpikingGraph, x: Array) -> Float[np.ndarray, "b ..."]:
-    return np.asarray(_evaluate(graph, x), np.float64)
+    return np.asarray(g.evaluate(graph, x), np.float64)
 
 
 def _with_weights_apart(fn: Callable[[Array], Array], x: Array) -> Callable[[Array], Array]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.norms import Norms, bounded, by_channel, of_neurons, with_norms
 from tcl_jax.errors import InputError
-from tcl_jax.simulation.simulator import State, check_timesteps, drive, init_state, step
+from tcl_jax.simulation.simulator import State, check_times, drive, init_state, step
 
 
 def spike_norm(
@@ -55,7 +55,7 @@ def spike_norm(
         InputError: a number is not above 0; a population without clip never receives a current
             above 0.
     """
-    check_timesteps(timesteps)
+    check_times(timesteps)
     if images < 1:
         raise InputError(f"the number of images to simulate must be at least 1, got {images}")
     kept = _first(batches, images)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.neurons import Neurons
-from tcl_jax.simulation.simulator import check_timesteps, drive, init_state, step
+from tcl_jax.simulation.simulator import check_times, drive, init_state, step
 
 _BINS = 100
 _POINTS = 2000
@@ -119,7 +119,7 @@ def layer_report(
     """
     times = sorted(set(timesteps))
     for t in times:
-        check_timesteps(t)
+        check_times(t)
     names = [n.name for n in graph.neurons]
     shapes = g.shapes(graph)
     fired = {n: np.zeros(shapes[n], bool) for n in names}
@@ -165,7 +165,7 @@ def layer_report(
     ]
 
 
-@partial(jax.jit, static_argnames=("times", "v0"))
+@partial(jax.jit, static_argnames="times")
 def _of_batch(
     graph: g.SpikingGraph,
     reference: g.SpikingGraph,

@@ -23,15 +23,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.coding import ANALOG
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout, by_class, charge, check_labels, classify
 from tcl_jax.simulation.simulator import (
     State,
-    check_timesteps,
+    check_times,
     drive,
     init_state,
     read_from,
-    run,
+    scan,
     step,
 )
 
@@ -145,7 +146,7 @@ def record(
         InputError: `timesteps` is not above 0, the images do not fit the graph or the labels not
             its output, images have several classes, or there are none.
     """
-    check_timesteps(timesteps)
+    check_times(timesteps, delay)
     found = []
     for batch in batches:
         labels, kept = np.asarray(batch["label"]), np.asarray(batch["mask"], bool)
@@ -161,11 +162,20 @@ def record(
     return Record(classes, margins, labels)
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout", "neurons", "delay"))
+@partial(jax.jit, static_argnames=("timesteps", "readout"))
 def _record(
-    graph: g.SpikingGraph, x: Float[Array, "b ..."], *, timesteps: int, readout: Readout, **how: Any
+    graph: g.SpikingGraph,
+    x: Float[Array, "b ..."],
+    *,
+    timesteps: int,
+    readout: Readout,
+    neurons: Neurons,
+    delay: int,
 ) -> tuple[Int[Array, "t b"], Float[Array, "t b"]]:
-    return run(graph, x, timesteps, lambda state, _: read(graph, state, readout), **how)[1]
+    def reading(state: State, spikes: dict[str, Array]) -> Any:
+        return read(graph, state, readout)
+
+    return scan(graph, x, timesteps, reading, neurons, ANALOG, delay)[1]
 
 
 def calibrate(held_out: Record, max_loss: float) -> float:
@@ -277,7 +287,7 @@ def decide(
     >>> found.classes.tolist(), found.steps.tolist()
     ([1, 0, 0], [2, 6, 2])
     """
-    check_timesteps(timesteps)
+    check_times(timesteps, delay)
     if slots < 1 or chunk < 1:
         raise InputError("adaptive latency needs at least one slot, and one step in a chunk")
     waiting = _single(batches)
@@ -331,7 +341,7 @@ def _check_single_class(counts: Float[Array, "b ..."]) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("readout", "neurons", "chunk"))
+@partial(jax.jit, static_argnames=("readout", "chunk"))
 def _advance(
     graph: g.SpikingGraph,
     at: _Slots,

@@ -1,7 +1,8 @@
 """Coding: what the images are to the first layer at every step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import Literal, get_args
 
 import jax
@@ -13,11 +14,15 @@ from tcl_jax.errors import InputError
 Kind = Literal["analog", "poisson", "rate"]
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Coding:
-    """How images are fed; the default is the paper's."""
+    """How images are fed; the default is the paper's.
 
-    coding: Kind = "analog"
+    A pytree of its seed, so that one compilation serves all.
+    """
+
+    coding: Kind = field(default="analog", metadata={"static": True})
     """A constant current, as in the paper, or spikes: Poisson, or at regular intervals (rate)."""
     seed: int = 0
     """Seed of the Poisson spikes."""
@@ -25,8 +30,8 @@ class Coding:
     def __post_init__(self):
         if self.coding not in get_args(Kind):
             raise InputError(f"--coding must be analog, poisson or rate, got {self.coding!r}")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}")
+        if isinstance(self.seed, Integral) and not 0 <= self.seed < 2**31:
+            raise InputError(f"--seed must be from 0 to 2^31 - 1, got {self.seed}")
 
     @property
     def constant(self) -> bool:

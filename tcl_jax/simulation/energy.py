@@ -34,7 +34,7 @@ from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.latency import sum_over
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout, classes_in, correct
-from tcl_jax.simulation.simulator import State, check_timesteps, run
+from tcl_jax.simulation.simulator import State, check_times, scan
 
 _Values = dict[str, Any]
 
@@ -127,15 +127,16 @@ def fan_outs(graph: g.SpikingGraph) -> dict[str, FanOut]:
     """
     shapes = g.shapes(graph)
     sources = [graph.input.name, *(n.name for n in graph.neurons)]
-
-    def total(events: _Values) -> Array:
-        return sum(_operations(graph, events), jnp.zeros(()))
-
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         none = {name: jnp.zeros((1, *shapes[name])) for name in sources}
-        found = {name: np.asarray(v[0]) for name, v in jax.jit(jax.grad(total))(none).items()}
+        found = {name: np.asarray(v[0]) for name, v in _by_site(graph, none).items()}
     found[graph.output.name] = np.zeros(shapes[graph.output.name])
     return {name: _by_value(found[name]) for name in [*sources, graph.output.name]}
+
+
+@jax.jit
+def _by_site(graph: g.SpikingGraph, events: _Values) -> _Values:
+    return jax.grad(lambda events: sum(_operations(graph, events), jnp.zeros(())))(events)
 
 
 def _by_value(sites: Float[np.ndarray, "..."]) -> FanOut:
@@ -168,8 +169,13 @@ def analog_operations(graph: g.SpikingGraph, *, first: bool = False) -> Operatio
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         live = {n.name: jnp.full((1, *shapes[n.name]), float(not first)) for n in graph.neurons}
         live[graph.input.name] = jnp.ones((1, *shapes[graph.input.name]))
-        found = jax.jit(lambda live: _operations(graph, live, lambda x: jnp.minimum(x, 1)))(live)
+        found = _of_live(graph, live)
         return Operations(*(round(float(v)) for v in found))
+
+
+@jax.jit
+def _of_live(graph: g.SpikingGraph, live: _Values) -> tuple[Array, Array]:
+    return _operations(graph, live, lambda x: jnp.minimum(x, 1))
 
 
 def _operations(
@@ -326,7 +332,7 @@ def measure(
     >>> activity.analog.macs, activity.operations().tolist()  # spikes: one, two, one, two
     (4, [2.0, 6.0, 8.0, 12.0])
     """
-    check_timesteps(timesteps)
+    check_times(timesteps, delay)
     counted = graph if counted is None else counted
     synapses = fan_outs(counted)
     if coding.constant:
@@ -347,7 +353,7 @@ def measure(
     return right / classes, Activity(images, layers, analog, analog_operations(counted))
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout", "neurons", "coding", "delay"))
+@partial(jax.jit, static_argnames=("timesteps", "readout"))
 def _of_batch(
     graph: g.SpikingGraph,
     synapses: Mapping[str, FanOut],
@@ -357,7 +363,9 @@ def _of_batch(
     *,
     timesteps: int,
     readout: Readout,
-    **how: Any,
+    neurons: Neurons,
+    coding: Coding,
+    delay: int,
 ) -> tuple[Int[Array, " t"], dict[str, Int[Array, "t k"]]]:
     """Classes that are right, and spikes by layer and fan-out, at every step."""
     largest = max(s.index.size for s in synapses.values())
@@ -371,7 +379,7 @@ def _of_batch(
         right = correct(graph, state, labels, mask, readout)
         return right, {n: _by_fan_out(s, spikes[n], mask) for n, s in synapses.items()}
 
-    return run(graph, x, timesteps, observe, **how)[1]
+    return scan(graph, x, timesteps, observe, neurons, coding, delay)[1]
 
 
 def _by_fan_out(

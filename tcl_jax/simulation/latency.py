@@ -14,10 +14,9 @@ from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout, classes_in, correct
-from tcl_jax.simulation.simulator import State, check_timesteps, run
+from tcl_jax.simulation.simulator import State, check_times, scan
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout", "neurons", "coding", "delay"))
 def correct_by_latency(
     graph: SpikingGraph,
     x: Float[Array, "b ..."],
@@ -46,15 +45,27 @@ def correct_by_latency(
         neurons, coding, delay: as `tcl_jax.simulation.run` has them.
 
     Raises:
-        InputError: `timesteps` is not above 0, the images do not fit the graph, or the labels not
-            its output.
+        InputError: `timesteps` is not above 0, `delay` below it, the images do not fit the graph,
+            or the labels not its output.
     """
+    check_times(timesteps, delay)
+    return _correct(graph, x, labels, mask, timesteps, readout, neurons, coding, delay)
 
+
+@partial(jax.jit, static_argnames=("timesteps", "readout"))
+def _correct(
+    graph: SpikingGraph,
+    x: Array,
+    labels: Array,
+    mask: Array,
+    timesteps: int,
+    readout: Readout,
+    *how: Any,
+) -> Int[Array, " t"]:
     def right(state: State, spikes: dict[str, Array]) -> Array:
         return correct(graph, state, labels, mask, readout)
 
-    how: dict[str, Any] = {"neurons": neurons, "coding": coding, "delay": delay}
-    return run(graph, x, timesteps, right, **how)[1]
+    return scan(graph, x, timesteps, right, *how)[1]
 
 
 def latency_curve(
@@ -97,7 +108,7 @@ def latency_curve(
     >>> simulation.latency_curve(graph, [batch], timesteps=2).tolist()
     [0.5, 1.0]
     """
-    check_timesteps(timesteps)
+    check_times(timesteps, delay)
     how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
 
     def of_batch(batch: dict[str, Any]) -> Any:

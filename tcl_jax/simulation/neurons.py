@@ -1,9 +1,13 @@
 """Neurons: how a membrane potential integrates, fires and is reset."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.errors import InputError
@@ -11,38 +15,52 @@ from tcl_jax.errors import InputError
 Reset = Literal["subtract", "zero"]
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Neurons:
     """What the hidden neurons of a simulation are; the defaults are the paper's.
 
     The output's neurons only count: they integrate and fire from 0 and are reset by subtraction,
     whatever is set here.
+
+    A pytree of v0, leak and floor, so that one compilation serves all their values, and `jax.vmap`
+    many of them at once.
     """
 
     v0: float = 0.0
     """Membrane potential at the start, as a fraction of the threshold."""
-    reset: Reset = "subtract"
+    reset: Reset = field(default="subtract", metadata={"static": True})
     """A spike subtracts the threshold from the potential, or sets it to zero."""
     leak: float = 0.0
     """Fraction of the potential that is lost in every step."""
     floor: float | None = None
     """The potential never falls below minus this many thresholds; None lets it."""
-    refractory: int = 0
+    refractory: int = field(default=0, metadata={"static": True})
     """Steps after a spike in which a neuron takes no input: it fires at most every 1 + that."""
 
     def __post_init__(self):
-        if not 0 <= self.v0 < 1:
+        for name in ("v0", "leak", "floor"):
+            if isinstance(value := getattr(self, name), Real):  # 0 and 0.5 are one type
+                object.__setattr__(self, name, float(value))
+        if not _holds(self.v0, lambda v0: (v0 >= 0) & (v0 < 1)):
             raise InputError(
                 f"--v0 must be in [0, 1), got {self.v0}: it is a fraction of the threshold"
             )
         if self.reset not in get_args(Reset):
             raise InputError(f"--reset must be subtract or zero, got {self.reset!r}")
-        if not 0 <= self.leak < 1:
+        if not _holds(self.leak, lambda leak: (leak >= 0) & (leak < 1)):
             raise InputError(f"--leak must be in [0, 1), got {self.leak}: it is lost in every step")
-        if self.floor is not None and not self.floor >= 0:
+        if not _holds(self.floor, lambda floor: floor >= 0):
             raise InputError(f"--floor must not be negative, got {self.floor}")
         if self.refractory < 0:
             raise InputError(f"--refractory must not be negative, got {self.refractory}")
+
+
+def _holds(value: Any, rule: Callable[[Any], Any]) -> bool:
+    """Whether a number, or all of an array, keeps a rule; what has no value yet is not asked."""
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, Real | np.ndarray | jax.Array):
+        return True
+    return bool(np.all(rule(value)))
 
 
 IF = Neurons()
@@ -62,7 +80,8 @@ def fire(
               V \leftarrow V - \theta s \;\text{ or }\; V (1 - s), \quad
               V \leftarrow \max(V, -f \theta)
 
-    with leak ℓ and floor f.  A neuron that rests ignores z.
+    with leak ℓ and floor f.  A neuron that rests ignores z.  Where potentials are whole numbers, so
+    is what they lose: ℓV, rounded.
 
     Args:
         neurons: what they are.
@@ -87,9 +106,7 @@ def fire(
     theta = threshold.reshape((1,) * (potential.ndim - threshold.ndim) + threshold.shape)
     if resting is not None:
         current = jnp.where(resting > 0, 0, current)
-    if neurons.leak:
-        potential = potential * (1 - neurons.leak)
-    potential = potential + current
+    potential = potential - fraction(neurons.leak, potential) + current
     fires = potential >= theta
     if resting is not None:
         fires &= resting == 0
@@ -102,8 +119,8 @@ def fire(
     return potential, jnp.where(fires, theta, jnp.zeros_like(potential)), resting
 
 
-def fraction(part: float, threshold: Array) -> Array:
-    """A part of thresholds, in their type: of whole numbers, rounded."""
-    if jnp.issubdtype(threshold.dtype, jnp.integer):
-        return jnp.round(part * threshold).astype(threshold.dtype)
-    return part * threshold
+def fraction(part: float, values: Array) -> Array:
+    """A part of thresholds or potentials, in their type: of whole numbers, rounded."""
+    if jnp.issubdtype(values.dtype, jnp.integer):
+        return jnp.round(part * values).astype(values.dtype)
+    return part * values

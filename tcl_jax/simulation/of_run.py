@@ -27,7 +27,7 @@ from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
-from tcl_jax.simulation.simulator import check_timesteps
+from tcl_jax.simulation.simulator import check_times
 from tcl_jax.training.step import make_eval_step, no_sums
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
@@ -161,7 +161,7 @@ def simulate_run(
 
 def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:
     """Raises InputError where a number is out of range; None is in any."""
-    check_timesteps(timesteps)
+    check_times(timesteps)
     for name, value in counts.items():
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

@@ -1,6 +1,8 @@
 """Integrate-and-fire simulation of a spiking graph, one time step at a time (Eqs. 1-3)."""
 
 from collections.abc import Callable
+from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from tcl_jax.conversion.graph import (
 )
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding, encode
+from tcl_jax.simulation.compiled import compiled_once
 from tcl_jax.simulation.neurons import IF, Neurons, fire, fraction
 
 
@@ -49,12 +52,7 @@ def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
 
     Returns:
         The state at t = 0.
-
-    Raises:
-        InputError: neurons of an integer network leak.
     """
-    if neurons.leak and jnp.issubdtype(graph.dtype, jnp.integer):
-        raise InputError("--leak takes fractions of potentials, which an integer network has not")
     shape = shapes(graph)
     membrane = {
         n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + fraction(neurons.v0, n.threshold)
@@ -147,7 +145,10 @@ def run(
     coding: Coding = ANALOG,
     delay: int = 0,
 ) -> tuple[State, Any]:
-    """All steps, in one `jax.lax.scan`: what every simulation here is made of.
+    """All steps, in one `jax.lax.scan`.
+
+    Compiled for each new program: a second call with arguments of the same shapes, and with an
+    `observe` that does the same, compiles nothing.
 
     Args:
         graph: the network.
@@ -176,17 +177,31 @@ def run(
     >>> simulation.run(graph, x, 4, lambda s, _: s.counts, delay=3)[1].ravel().tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
-    check_timesteps(timesteps)
-    if delay < 0:
-        raise InputError(f"--delay must not be negative, got {delay}")
+    check_times(timesteps, delay)
+
+    def all_steps(graph: SpikingGraph, x: Array, *how: Any) -> tuple[State, Any]:
+        return scan(graph, x, timesteps, observe, *how)
+
+    return compiled_once(all_steps, graph, x, neurons, coding, delay)
+
+
+def scan(
+    graph: SpikingGraph,
+    x: Float[Array, "b ..."],
+    timesteps: int,
+    observe: Callable[[State, dict[str, Array]], Any],
+    neurons: Neurons,
+    coding: Coding,
+    delay: Int[Array, ""] | int,
+) -> tuple[State, Any]:
+    """What every simulation here is made of, to be compiled with what is around it: see `run`."""
     x = images(graph, x)
     fixed = drive(graph, x)
 
     def body(state: State, t: Array) -> tuple[State, Any]:
         driven = fixed if coding.constant else drive(graph, encode(coding, x, t))
         state, spikes = step(graph, state, driven, neurons)
-        if delay:
-            state = read_from(graph, state, t > delay)
+        state = read_from(graph, state, t > delay)
         if not coding.constant:
             spikes = {graph.input.name: driven[graph.input.name], **spikes}
         return state, observe(state, spikes)
@@ -230,8 +245,13 @@ def simulate(
     >>> simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8).counts.tolist()
     [[2.0, 6.0]]
     """
-    how: dict[str, Any] = {"neurons": neurons, "coding": coding, "delay": delay}
-    return run(graph, x, timesteps, lambda state, spikes: None, **how)[0]
+    check_times(timesteps, delay)
+    return _simulate(graph, x, timesteps, neurons, coding, delay)
+
+
+@partial(jax.jit, static_argnames="timesteps")
+def _simulate(graph: SpikingGraph, x: Array, timesteps: int, *how: Any) -> State:
+    return scan(graph, x, timesteps, lambda state, spikes: None, *how)[0]
 
 
 def spike_trains(
@@ -256,14 +276,23 @@ def spike_trains(
     >>> trains[graph.neurons[0].name].ravel().tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
+    check_times(timesteps)
+    return _spike_trains(graph, x, timesteps, neurons, coding)
 
+
+@partial(jax.jit, static_argnames="timesteps")
+def _spike_trains(
+    graph: SpikingGraph, x: Array, timesteps: int, neurons: Neurons, coding: Coding
+) -> dict[str, Array]:
     def fired(state: State, spikes: dict[str, Array]) -> dict[str, Array]:
         return {n.name: spikes[n.name] for n in graph.spiking}
 
-    return run(graph, x, timesteps, fired, neurons=neurons, coding=coding)[1]
+    return scan(graph, x, timesteps, fired, neurons, coding, 0)[1]
 
 
-def check_timesteps(timesteps: int) -> None:
-    """Raises InputError unless there is at least one time step."""
+def check_times(timesteps: int, delay: int = 0) -> None:
+    """Raises InputError unless there is at least one time step, and no negative delay."""
     if timesteps < 1:
         raise InputError(f"the number of time steps T must be at least 1, got {timesteps}")
+    if isinstance(delay, Integral) and delay < 0:
+        raise InputError(f"--delay must not be negative, got {delay}")

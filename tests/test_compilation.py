@@ -1,0 +1,187 @@
+"""What is simulated again is not compiled again, and what has changed is not taken for the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcl_jax import clip, convert, simulation
+from tcl_jax.conversion import evaluate
+from tcl_jax.simulation import Coding, Neurons
+
+T = 7
+
+
+@pytest.fixture
+def compilations():
+    """The programs that have been compiled since it was emptied."""
+    seen: list[str] = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
+def nets(rng):
+    """Two networks of one structure, and images."""
+    x = jnp.asarray(rng.uniform(0, 1, (3, 4)), jnp.float32)
+
+    def network(w, x):
+        return clip(jax.nn.relu(x @ w[0]), 1.0) @ w[1]
+
+    def weights():
+        return [jnp.asarray(rng.normal(0, 1, shape), jnp.float32) for shape in ((4, 5), (5, 2))]
+
+    return convert(network, weights(), [x]), convert(network, weights(), [x]), x
+
+
+def _batches(x):
+    return [{"image": x, "label": jnp.zeros(len(x), int), "mask": jnp.ones(len(x), bool)}]
+
+
+CALLS = {
+    "simulate": lambda g, x, **how: simulation.simulate(g, x, T, **how),
+    "run": lambda g, x, **how: simulation.run(g, x, T, lambda state, _: state.counts, **how),
+    "latency_curve": lambda g, x, **how: simulation.latency_curve(g, _batches(x), T, **how),
+    "measure": lambda g, x, **how: simulation.measure(g, _batches(x), T, **how)[0],
+    "spike_trains": lambda g, x, **how: simulation.spike_trains(g, x, T, **how),
+    "record": lambda g, x, **how: simulation.record(g, _batches(x), T, **how).margins,
+    "decide": lambda g, x, **how: simulation.decide(g, _batches(x), 1.0, T, slots=2, **how).steps,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_of_the_same_shapes_compiles_nothing(name, nets, compilations):
+    one, other, x = nets
+    call, dark = CALLS[name], jnp.zeros_like(x)
+    jax.block_until_ready(call(one, x))
+    assert compilations
+    compilations.clear()
+    jax.block_until_ready([call(one, x), call(other, x), call(one, dark)])
+    assert not compilations
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_other_numbers_compile_nothing(name, nets, compilations):
+    graph, _, x = nets
+    kinds = [
+        {"neurons": Neurons()},
+        {"neurons": Neurons(v0=0.5)},
+        {"neurons": Neurons(v0=0, leak=0.25)},
+        {"neurons": Neurons(v0=np.float32(0.25), leak=0.5)},
+    ]
+    if name != "spike_trains":
+        kinds += [{"delay": 2}, {"delay": 5}]
+    jax.block_until_ready(CALLS[name](graph, x, **kinds[0]))
+    compilations.clear()
+    found = [np.asarray(jax.tree.leaves(CALLS[name](graph, x, **how))[0]) for how in kinds]
+    assert not compilations
+    assert len({f.tobytes() for f in found}) > 1 or name in ("latency_curve", "measure", "decide")
+
+
+def test_another_floor_compiles_nothing(nets, compilations):
+    graph, _, x = nets
+    simulation.simulate(graph, x, T, neurons=Neurons(floor=1))
+    compilations.clear()
+    simulation.simulate(graph, x, T, neurons=Neurons(floor=0.5))
+    assert not compilations
+
+
+def test_another_seed_compiles_nothing(nets, compilations):
+    graph, _, x = nets
+    first = simulation.simulate(graph, x, 50, coding=Coding("poisson"))
+    compilations.clear()
+    for seed in (1, 2**31 - 1):
+        other = simulation.simulate(graph, x, 50, coding=Coding("poisson", seed))
+        assert np.any(np.asarray(other.counts) != np.asarray(first.counts))
+    assert not compilations
+
+
+def test_what_is_observed_may_change(nets, compilations):
+    """By what a function reads beside its arguments: `jax.jit` would take it for the same."""
+    graph, other, x = nets
+    scale = 1.0
+
+    def observe(state, spikes):
+        return state.membrane["output"] * scale
+
+    first = simulation.run(graph, x, T, observe)[1]
+    scale = 2.0
+    np.testing.assert_array_equal(simulation.run(graph, x, T, observe)[1], 2 * first)
+    compilations.clear()
+
+    def scaled_by(factor):
+        return simulation.run(graph, x, T, lambda s, _: s.membrane["output"] * factor)
+
+    np.testing.assert_array_equal(2 * scaled_by(1.0)[1], scaled_by(2.0)[1])
+    simulation.run(other, x, T, observe)
+    assert not compilations
+    for array in (np.arange(2.0, dtype=np.float32), np.ones(2, np.float32)):
+        compilations.clear()
+        state, found = scaled_by(jnp.asarray(array))
+        np.testing.assert_array_equal(found[-1], state.membrane["output"] * array)
+    assert not compilations, "arrays that are read are arguments"
+
+
+def test_what_is_called_back_may_change(nets):
+    """Programs that call other Python functions read alike."""
+    graph, _, x = nets
+    seen = []
+
+    def told(word):
+        def observe(state, spikes):
+            jax.debug.callback(lambda c: seen.append((word, float(c))), state.counts.sum())
+
+        simulation.run(graph, x, T, observe)
+        jax.effects_barrier()
+
+    def scaled(by):
+        def observe(state, spikes):
+            like = jax.ShapeDtypeStruct(state.counts.shape, state.counts.dtype)
+            return jax.pure_callback(lambda c: np.asarray(c) * by, like, state.counts)
+
+        return simulation.run(graph, x, T, observe)[1]
+
+    told("one")
+    told("other")
+    assert [word for word, _ in seen] == ["one"] * T + ["other"] * T
+    np.testing.assert_array_equal(scaled(np.float32(2)), 2 * scaled(np.float32(1)))
+
+
+def test_a_simulation_is_part_of_the_caller_s_program(nets):
+    graph, _, x = nets
+    alone = simulation.run(graph, x, T, lambda s, _: s.counts)[1]
+
+    def scaled(x, by):
+        return simulation.run(graph, x, T, lambda s, _: s.counts * by)[1]
+
+    factors = jnp.asarray([1.0, 3.0])
+    np.testing.assert_array_equal(jax.jit(scaled)(x, 3.0), 3 * alone)
+    np.testing.assert_array_equal(jax.jit(lambda by: scaled(x, by))(3.0), 3 * alone)
+    by_factor = jax.vmap(lambda by: scaled(x, by))(factors)
+    np.testing.assert_array_equal(by_factor, factors[:, None, None, None] * alone)
+    by_image = jax.vmap(lambda x: scaled(x[None], 1.0)[:, 0], out_axes=1)(x)
+    np.testing.assert_array_equal(by_image, alone)
+
+
+def test_many_initial_potentials_at_once(nets):
+    graph, _, x = nets
+    values = jnp.asarray([0.0, 0.25, 0.5])
+    found = jax.vmap(lambda v0: simulation.simulate(graph, x, T, neurons=Neurons(v0=v0)))(values)
+    for i, v0 in enumerate(values.tolist()):
+        alone = simulation.simulate(graph, x, T, neurons=Neurons(v0=v0))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(a[i], b)
+
+
+def test_evaluation_is_one_program(nets, compilations):
+    one, other, x = nets
+    evaluate(one, x)
+    assert len(compilations) == 1
+    evaluate(other, x)
+    assert len(compilations) == 1
