@@ -72,15 +72,14 @@ def main() -> int:
     folder = ROOT / "results" / "networks"
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "networks.json"
-    found = json.loads(record.read_text())["networks"] if record.exists() else {}
+    found = json.loads(record.read_text()) if record.exists() else {}
+    about = provenance.describe() | {"seed": 0}  # before the record changes the tree
     for name in NETWORKS:
         for what in MEASURES:
             if what not in found.setdefault(name, {}):
                 print(name, what, flush=True)
-                about = provenance.describe()
-                found[name][what] = {**_apart(name, what), "commit": about["commit"]}
-                content = {**about, "seed": 0, "networks": found}
-                record.write_text(json.dumps(content, indent=1) + "\n")
+                found[name][what] = {**_apart(name, what), **about}
+                record.write_text(json.dumps(found, indent=1) + "\n")
     _write(found, folder)
     return 0
 
@@ -212,14 +211,11 @@ def _write(found: dict[str, Any], folder: Path) -> None:
             + " | ".join(f"{snn[t]:.4f}" for t in LATENCIES)
             + " |"
         )
-    hardware = json.loads((folder / "networks.json").read_text())["hardware"]
-    commits = {
-        what: sorted({provenance.short(entry[what]["commit"]) for entry in found.values()})
-        for what in MEASURES
-    }
-    said = "; ".join(f"{what} at commit {', '.join(c)}" for what, c in commits.items())
-    where = f"{hardware['device']}, {hardware['host_cores']} cores"
-    rows += ["", f"{said[0].upper()}{said[1:]}; on {where}.", ""]
+    rows.append("")
+    for what in MEASURES:
+        made = {(_commit(e[what]), _machine(e[what])) for e in found.values()}
+        rows += [f"{what.capitalize()} at commit {c}, on {m}.  " for c, m in sorted(made)]
+    rows.append("")
     rows += ["![error against latency](convergence.png)", ""]
     (folder / "README.md").write_text("\n".join(rows))
 
@@ -238,6 +234,14 @@ def _write(found: dict[str, Any], folder: Path) -> None:
     axes.legend(fontsize="x-small", ncols=2)
     figure.savefig(folder / "convergence.png", dpi=150)
     plt.close(figure)
+
+
+def _commit(entry: dict[str, Any]) -> str:
+    return provenance.short(entry["commit"])
+
+
+def _machine(entry: dict[str, Any]) -> str:
+    return f"{entry['hardware']['device']}, {entry['hardware']['host_cores']} cores"
 
 
 if __name__ == "__main__":
