@@ -107,6 +107,27 @@ def test_small_maps_become_linear_and_spikes_stay():
             np.testing.assert_array_equal(other[name], train)
 
 
+@pytest.mark.parametrize(
+    "sides, channels, groups, changed",
+    [
+        ((2, 2), 64, 1, True),
+        ((2, 2), 128, 32, True),
+        ((2, 2), 128, 64, False),
+        ((2, 2), 64, 64, False),
+        ((2, 200), 16, 1, False),
+        ((2, 2), 1024, 1, True),
+        ((2, 2), 1032, 1, False),
+    ],
+    ids=["small", "groups", "too many groups", "depthwise", "long", "64 MiB", "more than 64 MiB"],
+)
+def test_only_what_gains_becomes_linear(sides, channels, groups, changed):
+    kernel = jnp.ones((3, 3, channels // groups, channels))
+    graph = trace(lambda x: _conv(x, kernel, 1, groups), jnp.zeros((1, *sides, channels)))
+    lowered = simulation.lower(graph, "cpu")
+    assert any(isinstance(n, g.Conv) for n in lowered.nodes) is not changed
+    assert max(a.nbytes for a in jax.tree.leaves(lowered)) <= 1 << 26
+
+
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_other_platforms_keep_their_convolutions(platform):
     graph = trace(lambda x: _conv(x, jnp.ones((3, 3, 1, 1)), 1), jnp.zeros((1, 2, 2, 1)))
