@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,13 @@ def main() -> int:
         data_dir=options.data_dir,
         raw_dir=options.raw_dir,
     )
-    if not result.finished:
+    if result.stopped_by is not None:
         again = [a for a in sys.argv[1:] if a != "--resume"] + ["--resume"]
         print(
             f"stopped and saved at step {result.step}; to go on: "
             f"python train.py {shlex.join(again)}"
         )
-        return 130
+        return 130 if result.stopped_by == signal.SIGINT else 0
     done = "finished" if result.test_accuracy is not None else "was finished already"
     print(f"{done}: {options.workdir}; next: python convert.py {options.workdir}")
     return 0

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from tcl_jax.errors import InputError, reported_at_exit  # noqa: E402
 from tcl_jax.report.experiment import Curve, write_report  # noqa: E402
+from tcl_jax.run import LAYER_REPORT  # noqa: E402
 from tcl_jax.training.log import METRICS, read  # noqa: E402
 
 
@@ -54,8 +55,6 @@ EXPERIMENTS = {
     ),
     "digits": (Experiment("digits-cnet", 40, timesteps=100, baseline_timesteps=100, images=359),),
 }
-# What convert.py says of every layer.
-LAYER_REPORT = ("report.json", "activations.png", "rates.png", "errors.png")
 # Label, options of train.py, norm: the paper's method and the two that it is compared with.
 METHODS = (
     ("TCL", (), "tcl"),

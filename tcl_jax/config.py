@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import whole
 
 
 def _require(condition: bool, message: str) -> None:
@@ -135,7 +136,8 @@ class Config:
 
 def write(config: Config, path: Path) -> None:
     """Write a configuration as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    with whole(path) as file:
+        file.write(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def read(path: Path) -> Config:

@@ -1,11 +1,13 @@
 """The one exception that means *the input is at fault*, and how a command line reports it."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 
 
@@ -15,6 +17,15 @@ class InputError(ValueError):
     The message is one sentence that can be shown as it is.  Command lines turn it into that
     sentence and exit status 2; library users catch it as the `ValueError` that it is.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, short enough for one sentence; TensorStore's messages fill pages."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= 120 else line[:117] + "..."
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -31,15 +42,18 @@ def reported_at_exit() -> Iterator[None]:
     # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _unraisable
     try:
         yield
     except (InputError, OSError) as error:
         message = str(error)
         if isinstance(error, OSError):
-            if error.filename is None:
+            if error.filename is None and error.errno not in _NO_ROOM:
                 raise
-            message = f"{error.filename}: {error.strerror}"
+            message = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+            if error.errno in _NO_ROOM:
+                message += ": make room; what was saved before is whole"
         sys.unraisablehook = lambda _: None
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -16,10 +16,25 @@ from tcl_jax import data
 from tcl_jax.config import Config
 from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.errors import InputError
-from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset, optimizer
-from tcl_jax.training.step import inference, init_state
+from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset
+from tcl_jax.training.checkpoint import VARIABLES
+from tcl_jax.training.step import inference
 
 Which = Literal["last", "best"] | int
+
+LAYER_REPORT = ("report.json", "activations.png", "rates.png", "errors.png")
+"""Files of a layer report, in a spiking network's folder."""
+RESULTS = (
+    *("curve.csv", "curve.png", "summary.json"),
+    *("energy.csv", "energy.png", "energy.json"),
+    *("adaptive.png", "adaptive.json"),
+)
+"""Files of a simulation's results, in `results_folder`."""
+
+
+def results_folder(folder: Path, snn: str) -> Path:
+    """Where results of a run's spiking network go: the run's folder for ``snn``, else its own."""
+    return folder if snn == "snn" else folder / snn
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Run:
         folder: the run's folder.
         config: what was trained.
         step: step of the checkpoint that was read.
+        total_steps: the last of the training, once it has ended.
         dataset: the images.
         model: the network, as it was trained.
         variables: its trained parameters and batch statistics, in float32 whatever it computed in.
@@ -38,6 +54,7 @@ class Run:
     folder: Path
     config: Config
     step: int
+    total_steps: int
     dataset: data.Dataset
     model: nn.Module
     variables: Any
@@ -82,7 +99,9 @@ def open_run(
     Args:
         folder: what train.py left behind.
         checkpoint: the last state, the one of the highest test accuracy (chosen on test images:
-            figures of such a network are no estimate of its accuracy on new ones), or a step.
+            figures of such a network are no estimate of its accuracy on new ones), or a step.  Of
+            the first two, a damaged one is passed over with a warning.  Parameters and batch
+            statistics are all that is read of it.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
 
@@ -95,18 +114,27 @@ def open_run(
         raise InputError(f"{folder} has no checkpoints: train it first, or restore them")
     dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
     model = build_model(config, dataset.info)
-    tx = optimizer.make(config.optim, total_steps=1)
-    shapes = jax.eval_shape(lambda: init_state(model, tx, dataset.info, config.seed))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, *dataset.info.image_shape)))
+    )
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+    like = {
+        name: jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes.get(name, {})
+        )
+        for name in VARIABLES
+    }
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
-        named = {"last": checkpoints.last_step, "best": checkpoints.best_step}
-        step = named[checkpoint] if isinstance(checkpoint, str) else checkpoint
-        if step not in checkpoints.steps:
+        steps = checkpoints.steps
+        named = {"last": steps[::-1], "best": checkpoints.by_accuracy()}
+        wanted = named[checkpoint] if isinstance(checkpoint, str) else [checkpoint]
+        if not set(wanted) & set(steps):
             raise InputError(
-                f"{folder} has no checkpoint {checkpoint} (it has {checkpoints.steps or 'none'}): "
+                f"{folder} has no checkpoint {checkpoint} (it has {steps or 'none'}): "
                 "train it first, or convert it again"
             )
-        state = checkpoints.restore(step, like)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return Run(folder, config, step, dataset, model, variables)
+        step, variables, _ = checkpoints.first_intact(
+            wanted, lambda step: checkpoints.restore(step, like, parts=True)
+        )
+    total = config.epochs * data.steps_per_epoch(dataset, config.batch_size)
+    return Run(folder, config, step, total, dataset, model, variables)

@@ -1,12 +1,19 @@
 """The spiking network on disk: what is read is what was written, or an error."""
 
+import copy
+import errno
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli import environment
 from flax import linen as nn
 
 from tcl_jax import InputError, clip, convert, simulation
@@ -78,8 +85,13 @@ def test_saving_replaces(artifact, folder):
     assert [path.name for path in folder.parent.iterdir()] == ["snn"]
 
 
+def _arrays(folder: Path) -> Path:
+    (found,) = folder.glob("arrays*")
+    return found
+
+
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in (folder / "arrays").rglob("*") if p.is_file() and p.stat().st_size)
+    return sorted(p for p in _arrays(folder).rglob("*") if p.is_file() and p.stat().st_size)
 
 
 def _data_file(folder: Path) -> Path:
@@ -146,20 +158,142 @@ def test_a_missing_array_file_is_noticed(folder):
         load(folder)
 
 
-def test_a_node_that_is_none_is_noticed(folder):
+def _edit(folder: Path, change) -> None:
     content = json.loads((folder / "graph.json").read_text())
-    content["nodes"][1]["kind"] = "Convolution"
+    change(content)
     (folder / "graph.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="is damaged"):
-        load(folder)
+
+
+def test_the_structure_is_checksummed(artifact, folder):
+    """Every number, name and word of it, changed: never another network."""
+
+    def places(value, path=()):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            if isinstance(inner, dict | list):
+                yield from places(inner, (*path, key))
+            else:
+                yield (*path, key)
+
+    def changed(content, path):
+        *outer, last = path
+        for key in outer:
+            content = content[key]
+        old = content[last]
+        content[last] = not old if isinstance(old, bool) else 3 if old != 3 else 4
+
+    content = json.loads((folder / "graph.json").read_text())
+    found = list(places(content))
+    assert len(found) > 100
+    for path in found:
+        altered = copy.deepcopy(content)
+        changed(altered, path)
+        (folder / "graph.json").write_text(json.dumps(altered))
+        with pytest.raises(InputError, match="convert the run again"):
+            load(folder)
+    # However it is laid out.
+    (folder / "graph.json").write_text(json.dumps(content))
+    _assert_same(load(folder), artifact)
 
 
 def test_a_newer_version_is_refused(folder):
-    content = json.loads((folder / "graph.json").read_text())
-    content["version"] = 2
-    (folder / "graph.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="has format 2, this version reads 1"):
+    _edit(folder, lambda content: content.update(version=3))
+    with pytest.raises(InputError, match="has format 3, this version reads up to 2"):
         load(folder)
+
+
+def test_the_first_format_is_read(artifact, folder):
+    """It had no checksum of the structure, and all arrays in one folder."""
+    _arrays(folder).rename(folder / "arrays")
+
+    def as_it_was(content):
+        content["version"] = 1
+        del content["arrays"], content["crc32"]
+
+    _edit(folder, as_it_was)
+    _assert_same(load(folder), artifact)
+    _flip(_data_file(folder), 0)
+    with pytest.raises(InputError, match="is damaged"):
+        load(folder)
+    save(artifact, folder)
+    _assert_same(load(folder), artifact)
+    assert sorted(path.name[:7] for path in folder.iterdir()) == ["arrays-", "graph.j"]
+
+
+def test_neighbours_are_left_alone(artifact, tmp_path):
+    kept = [tmp_path / name / "mine" for name in ("snn.old", "snn.new", "snn/notes", "snn/arrays")]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("of the user")
+    for _ in range(2):
+        save(artifact, tmp_path / "snn")
+    assert all(path.read_text() == "of the user" for path in kept)
+    _assert_same(load(tmp_path / "snn"), artifact)
+
+
+def test_what_cannot_be_written_leaves_the_old_one_whole(artifact, folder, monkeypatch):
+    other = Artifact(artifact.graph, {"norm": "max"})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for call in ("fsync", "replace"):  # neither of which orbax calls
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            with pytest.raises(InputError, match=r"cannot be written to .*snn \(.*No space left"):
+                save(other, folder)
+        _assert_same(load(folder), artifact)
+        assert sorted(path.name[:7] for path in folder.iterdir()) == ["arrays-", "graph.j"]
+
+
+def test_numbers_as_keys_are_read_as_words(artifact, tmp_path):
+    save(Artifact(artifact.graph, {"T": {9: 0.5, 10: 0.6}}), tmp_path / "snn")
+    assert load(tmp_path / "snn").about == {"T": {"9": 0.5, "10": 0.6}}
+
+
+def test_killed_at_any_moment_the_old_one_or_the_new_is_whole(artifact, folder, tmp_path):
+    """A process that saves the one and the other in turn, killed again and again."""
+    program = (
+        "import sys\n"
+        "from tcl_jax.conversion import Artifact, load, save\n"
+        "found = load(sys.argv[1])\n"
+        "n = 0\n"
+        "while True:\n"
+        "    save(Artifact(found.graph, {'norm': str(n)}), sys.argv[1])\n"
+        "    n += 1\n"
+        "    print(n, flush=True)\n"
+    )
+    seen = set()
+    for pause in (0.0, 0.03, 0.06, 0.09):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(folder)],
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        for _ in range(3):
+            process.stdout.readline()
+            found = load(folder)  # whole while it is replaced, too
+            _assert_same(Artifact(found.graph, ABOUT), artifact)
+        time.sleep(pause)
+        process.kill()
+        process.communicate()
+        found = load(folder)
+        _assert_same(Artifact(found.graph, ABOUT), artifact)
+        seen.add(found.about["norm"])
+    assert all(norm.isdigit() for norm in seen)
+    # What it left unfinished is not taken for a user's file, nor in the way.
+    save(artifact, folder)
+    _assert_same(load(folder), artifact)
+
+
+def test_arrays_of_conversions_long_killed_are_removed(artifact, folder):
+    left = [folder / "arrays-0000", folder / "arrays-1111"]
+    for path in left:
+        path.mkdir()
+    long_ago = time.time() - 2 * 86400
+    os.utime(left[0], (long_ago, long_ago))
+    save(artifact, folder)
+    assert [path.exists() for path in left] == [False, True]  # one may be being written
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path):

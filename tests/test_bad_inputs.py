@@ -20,7 +20,7 @@ from cli import plain as plain
 from cli import trained as trained
 
 from tcl_jax import simulation
-from tcl_jax.conversion import artifact, evaluate
+from tcl_jax.conversion import Artifact, evaluate, load, save
 from tcl_jax.errors import InputError
 
 
@@ -167,7 +167,7 @@ TRIED = [
     Tried("graph.json misedited", "simulate.py {graph_edited}", ("{graph_edited}/snn", "damaged")),
     Tried("graph of elsewhere", "simulate.py {graph_bare}", ("{graph_bare}/snn", "convert.py")),
     Tried("graph's arrays flipped", "simulate.py {arrays}", ("{arrays}/snn", "damaged")),
-    Tried("trained on since", "simulate.py {moved}", ("no checkpoint 44", "convert it again")),
+    Tried("trained on since", "simulate.py {moved}", ("no checkpoint 11", "convert it again")),
 ]
 
 
@@ -194,19 +194,32 @@ def _edit(path: Path, *keys: str | int, value: object) -> None:
     path.write_text(json.dumps(content))
 
 
+def _only_checkpoint(run: Path) -> Path:
+    """With another one to go back to, damage is no mistake (see test_resume.py)."""
+    for folder in (run / "checkpoints").iterdir():
+        if folder.name != "66":
+            shutil.rmtree(folder)
+    return run / "checkpoints" / "66"
+
+
+def _of_step(run: Path, step: int) -> None:
+    found = load(run / "snn")
+    save(Artifact(found.graph, {**found.about, "checkpoint_step": step}), run / "snn")
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "untrained": lambda run: shutil.rmtree(run / "checkpoints"),
-    "truncated": lambda run: _half(_largest(run / "checkpoints" / "66")),
-    "flipped": lambda run: _flip(_largest(run / "checkpoints" / "66")),
-    "gutted": lambda run: shutil.rmtree(run / "checkpoints" / "66" / "state" / "d"),
+    "truncated": lambda run: _half(_largest(_only_checkpoint(run))),
+    "flipped": lambda run: _flip(_largest(_only_checkpoint(run))),
+    "gutted": lambda run: shutil.rmtree(_only_checkpoint(run) / "state" / "d"),
     "other": lambda run: _edit(run / "config.json", "model", "name", value="resnet20"),
     "misedited": lambda run: _edit(run / "config.json", "model", "lam", value="four"),
     "cut": lambda run: _half(run / "config.json"),
     "graph_cut": lambda run: _half(run / "snn" / "graph.json"),
     "graph_edited": lambda run: _edit(run / "snn" / "graph.json", "nodes", 0, "kind", value="?"),
-    "graph_bare": lambda run: _edit(run / "snn" / "graph.json", "about", value={}),
-    "arrays": lambda run: _flip(_largest(run / "snn" / "arrays")),
-    "moved": lambda run: _edit(run / "snn" / "graph.json", "about", "checkpoint_step", value=44),
+    "graph_bare": lambda run: save(Artifact(load(run / "snn").graph, {}), run / "snn"),
+    "arrays": lambda run: _flip(_largest(next((run / "snn").glob("arrays-*")))),
+    "moved": lambda run: _of_step(run, 11),
 }
 
 
@@ -354,7 +367,7 @@ def test_help(command):
 
 @pytest.mark.parametrize("shape", [(2, 16, 16, 1), (2, 8, 8, 3), (8, 8, 1), (2, 64)])
 def test_images_of_the_wrong_shape(shape, folders):
-    graph = artifact.load(folders["run"] / "snn").graph
+    graph = load(folders["run"] / "snn").graph
     for function in (evaluate, simulation.drive):
         with pytest.raises(InputError, match=r"takes images of shape \(8, 8, 1\), got"):
             function(graph, jnp.zeros(shape))

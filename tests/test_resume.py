@@ -1,6 +1,7 @@
 """Interrupted training: whatever ends it, resumed it goes on as if nothing had happened."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -14,12 +15,17 @@ import pytest
 from cli import finish, run, start, succeed, wait_until
 from cli import trained as trained
 
+from tcl_jax import config as configs
 from tcl_jax.run import open_run
+from tcl_jax.training import Checkpoints, loop
+from tcl_jax.training.heartbeat import state
 from tcl_jax.training.log import read
 
 # 44 steps an epoch: the log of step 50 lies within the second, that of 100 within the third.
 STEPS = 220
 SETTINGS = ["digits-cnet", "--epochs", "5", "--batch-size", "32"]
+# Ctrl-C is a failure to the shell that reads it; to a scheduler that asked for it, SIGTERM is none.
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 
 def records(folder: Path) -> list[dict]:
@@ -71,7 +77,7 @@ def test_interrupted_by_a_signal(number, uninterrupted, tmp_path):
         process.wait(pause)
     process.send_signal(number)
     done = finish(process)
-    assert done.status == 130, (pause, done)
+    assert done.status == STATUS[number], (pause, done)
     assert done.err == ""
     (message,) = [li for li in done.out.splitlines() if li.startswith("stopped and saved at step")]
     step = int(message.removeprefix("stopped and saved at step ").split(";")[0])
@@ -98,16 +104,17 @@ def test_killed_between_checkpoints(uninterrupted, tmp_path):
     assert_same_run(folder, uninterrupted)
 
 
-def test_killed_before_the_first_checkpoint(tmp_path):
+@pytest.mark.parametrize("left", ["config.json", "heartbeat.json"])
+def test_killed_before_the_first_checkpoint(left, tmp_path, uninterrupted):
     folder = tmp_path / "run"
     process = begin(folder)
-    wait_until(lambda: (folder / "environment.json").exists(), process)
+    wait_until(lambda: (folder / left).exists(), process)
     process.kill()
     finish(process)
-    done = run("train", *SETTINGS, "--workdir", folder, "--resume")
-    assert done.status == 2
-    assert done.err.startswith(f"error: {folder} has no checkpoint to resume from")
-    assert "start again without --resume" in done.err
+    assert not any((folder / "checkpoints").glob("[0-9]*")), "it was killed too late"
+    done = succeed("train", *SETTINGS, "--workdir", folder, "--resume")
+    assert "\nit had saved no checkpoint: starting anew\n" in done.out
+    assert_same_run(folder, uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -118,10 +125,105 @@ def test_interrupted_at_the_very_start(number, tmp_path):
     wait_until(lambda: (folder / "heartbeat.json").exists(), process)
     process.send_signal(number)
     done = finish(process)
-    assert done.status == 130
+    assert done.status == STATUS[number]
     assert done.err == ""
     (step,) = re.findall(r"^stopped and saved at step (\d+);", done.out, re.M)
     assert (folder / "checkpoints" / step).is_dir(), "the state was not saved"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_here(uninterrupted, tmp_path_factory) -> Path:
+    """Trained in this process, whose devices are other ones."""
+    folder = tmp_path_factory.mktemp("resume") / "here"
+    loop.fit(configs.read(uninterrupted / "config.json"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_interrupted_in_an_evaluation(epoch, uninterrupted_here, tmp_path, monkeypatch):
+    """The state is saved before; what was not evaluated to the end is so when training goes on."""
+    config = configs.read(uninterrupted_here / "config.json")
+    folder, step = tmp_path / "run", 44 * epoch
+    evaluated = loop.evaluate
+    batches = 0  # 12 an evaluation
+
+    def evaluate(*arguments, done):
+        def interrupting():
+            nonlocal batches
+            batches += 1
+            if batches == 12 * (epoch - 1) + 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            done()
+
+        return evaluated(*arguments, done=interrupting)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", evaluate)
+        result = loop.fit(config, folder)
+    assert (result.step, result.stopped_by) == (step, signal.SIGTERM)
+    assert batches == 12 * (epoch - 1) + 2, "it was evaluated to the end"
+    assert (folder / "checkpoints" / str(step)).is_dir()
+    assert [r["step"] for r in read(folder / "metrics.jsonl") if r["kind"] == "epoch"] == [
+        44 * e for e in range(1, epoch)
+    ]
+    assert state(folder)[0].startswith(f"stopped at step {step} of 220, ")
+
+    result = loop.fit(config, folder, resume=True)
+    assert (result.step, result.stopped_by) == (STEPS, None)
+    assert state(folder)[0].startswith("finished at step 220 of 220, ")
+    assert_same_run(folder, uninterrupted_here)
+
+
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
+    """The one before it is read, with a sentence; training makes the lost ones anew."""
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    found = sorted(int(p.name) for p in (folder / "checkpoints").glob("[0-9]*"))
+    assert found[-2:] == [176, 220]
+    (metadata,) = (folder / "checkpoints" / "220" / "checksums").glob("metadata")
+    metadata.write_text(metadata.read_text()[:100])
+    assert open_run(folder).step == 176
+    done = succeed("convert", folder, "--report-images", 0)
+    (sentence,) = done.err.splitlines()
+    assert sentence.endswith("the one of step 176 is read in its place")
+    assert "this is the network at step 176 of 220, not at the end of training" in done.out
+
+    done = succeed("train", *SETTINGS, "--workdir", folder, "--resume")
+    (sentence,) = done.err.splitlines()
+    assert sentence.endswith("the one of step 176 is read in its place")
+    assert "finished:" in done.out
+    assert_same_run(folder, uninterrupted)
+    assert (folder / "checkpoints" / "damaged-220").is_dir()
+    assert "not at the end" not in succeed("convert", folder, "--report-images", 0).out
+
+
+@pytest.mark.parametrize("gone", ["config.json", "checkpoints"])
+def test_a_part_of_a_run_is_not_overwritten(gone, trained, tmp_path):
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    (folder / gone).rename(tmp_path / gone)
+    before = contents(folder)
+    options = ["--epochs", 3, "--workdir", folder]
+    whole = gone != "config.json"
+    for resume in ([], ["--resume"]):
+        done = run("train", "digits-cnet", *options, *resume)
+        assert done.status == 2
+        part = f"error: {folder} holds only a part of a run, config.json or checkpoints being gone"
+        there = f"error: {folder} holds a run already"
+        assert done.err.startswith(there if whole and not resume else part)
+    assert contents(folder) == before
+
+
+def test_a_training_state_of_another_version(trained, tmp_path):
+    """Its network is read, whatever it was trained by; only training needs the rest."""
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    variables = open_run(folder).variables
+    shutil.rmtree(folder / "checkpoints")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(66, {**variables, "ema": {"decay": np.float32(0.9)}})
+    assert jax.tree.all(jax.tree.map(np.array_equal, open_run(folder).variables, variables))
+    done = run("train", "digits-cnet", "--epochs", 3, "--workdir", folder, "--resume")
+    assert done.status == 2
+    assert "/66 is of another version's training: at ema/decay it holds float32[]" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_other_settings_are_refused(trained):

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import secrets
 import shutil
+import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tcl_jax.conversion import graph as g
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, first_line
+from tcl_jax.files import remove, whole
 
-VERSION = 1
+VERSION = 2
 GRAPH = "graph.json"
 ARRAYS = "arrays"
+_LEFT_OVER = 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,13 @@ class Artifact:
 
 
 def save(artifact: Artifact, folder: Path | str) -> None:
-    """Write an artifact; one that is there already is replaced only once the new one is whole.
+    """Write an artifact; one that is there is replaced in one stroke, once the new one is whole.
+
+    What `graph.json` says, the name of the arrays' folder among it, is the artifact; other files in
+    the folder are left alone.
+
+    Raises:
+        InputError: it cannot be written.
 
     >>> import tempfile, jax, jax.numpy as jnp
     >>> from tcl_jax.conversion import Artifact, load, save, trace
@@ -45,37 +56,62 @@ def save(artifact: Artifact, folder: Path | str) -> None:
     inf
     """
     folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.with_name(folder.name + suffix) for suffix in (".new", ".old"))
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
-    nodes = []
-    for index, node in enumerate(artifact.graph.nodes):
-        entry: dict[str, Any] = {"kind": type(node).__name__}
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            if isinstance(value, jax.Array | np.ndarray):
-                key = f"{index}-{field.name}"
-                arrays[key] = value
-                entry[field.name] = {
-                    "array": key,
-                    "shape": list(value.shape),
-                    "dtype": str(value.dtype),
-                    "crc32": zlib.crc32(np.ascontiguousarray(value).tobytes()),
-                }
-            else:
-                entry[field.name] = value
-        nodes.append(entry)
-    content = {"version": VERSION, "about": artifact.about, "nodes": nodes}
-    (new / GRAPH).write_text(json.dumps(content, indent=1) + "\n")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(new / ARRAYS, arrays)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    nodes = [_entry(index, node, arrays) for index, node in enumerate(artifact.graph.nodes)]
+    place = folder / f"{ARRAYS}-{secrets.token_hex(4)}"
+    content = {"about": artifact.about, "arrays": place.name, "nodes": nodes}
+    content = json.loads(json.dumps(content))  # as it will be read: keys become text
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(place, arrays)
+        old = _unneeded(folder)
+        with whole(folder / GRAPH) as file:
+            described = {"version": VERSION, "crc32": _crc(content), **content}
+            file.write(json.dumps(described, indent=1) + "\n")
+    except BaseException as error:
+        for unfinished in folder.glob(f"{place.name}*"):
+            remove(unfinished)
+        if isinstance(error, Exception):  # orbax raises whatever its writers met
+            raise InputError(
+                f"the spiking network cannot be written to {folder} ({first_line(error)}): make "
+                "room; one that was there is as it was"
+            ) from error
+        raise
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _unneeded(folder: Path) -> list[Path]:
+    """Arrays of the network that is there, and of conversions killed a day ago or more.
+
+    Not others: another process may be writing them.
+    """
+    now = time.time()
+    found = [p for p in folder.glob(f"{ARRAYS}-*") if now - p.stat().st_mtime > _LEFT_OVER]
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(folder / json.loads((folder / GRAPH).read_bytes()).get("arrays", ARRAYS))
+    return found
+
+
+def is_place(folder: Path) -> bool:
+    """Whether an artifact can be written there: nothing is, or an artifact, or part of one."""
+    if not folder.exists() or (folder / GRAPH).exists():
+        return True
+    return folder.is_dir() and all(
+        path.name.startswith((f"{ARRAYS}-", f".{GRAPH}")) for path in folder.iterdir()
+    )
+
+
+def fingerprint(folder: Path) -> str | None:
+    """Of the network that is there, the same for the same structure and arrays."""
+    try:
+        text = (folder / GRAPH).read_bytes()
+    except OSError:
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        text = json.dumps(json.loads(text)["nodes"], sort_keys=True).encode()
+    return f"{zlib.crc32(text):08x}"
 
 
 def load(folder: Path | str) -> Artifact:
@@ -86,32 +122,70 @@ def load(folder: Path | str) -> Artifact:
     """
     folder = Path(folder).absolute()
     advice = "convert the run again"
-    if not (folder / GRAPH).exists():
-        raise InputError(f"there is no spiking network in {folder}: make one with convert.py")
     try:
-        content = json.loads((folder / GRAPH).read_text())
-        version = content["version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / GRAPH} is damaged ({error}): {advice}") from None
-    if version != VERSION:
+        text = (folder / GRAPH).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder} has format {version}, this version reads {VERSION}: {advice} with this one"
-        )
+            f"there is no spiking network in {folder}: make one with convert.py"
+        ) from None
     try:
-        described = [
-            v for n in content["nodes"] for v in n.values() if isinstance(v, dict) and "array" in v
-        ]
-        like = {d["array"]: jax.ShapeDtypeStruct(d["shape"], d["dtype"]) for d in described}
-        with ocp.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore(folder / ARRAYS, like)
-        for d in described:
-            if zlib.crc32(np.ascontiguousarray(arrays[d["array"]]).tobytes()) != d["crc32"]:
-                raise ValueError(f"checksum of {d['array']} differs")
-        nodes = tuple(_node(entry, arrays) for entry in content["nodes"])
-        return Artifact(g.SpikingGraph(nodes), content["about"])
+        content = json.loads(text)
+        version, checksum = content.pop("version"), content.pop("crc32", None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / GRAPH} is damaged ({error}): {advice}") from None
+    if version not in (1, VERSION):
+        raise InputError(
+            f"{folder} has format {version}, this version reads up to {VERSION}: {advice} with it"
+        )
+    if version == 1 and checksum is None:
+        # The first format had no checksum of the structure, and one name for all arrays.
+        content = {"arrays": ARRAYS, **content}
+    elif checksum != _crc(content):
+        raise InputError(f"{folder / GRAPH} is damaged (its checksum differs): {advice}")
+    try:
+        return _read(folder, content)
     except Exception as error:  # orbax raises whatever its readers met
-        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"{folder} is damaged ({line}): {advice}") from error
+        if (folder / GRAPH).read_bytes() != text:
+            return load(folder)  # replaced meanwhile, and its arrays gone
+        raise InputError(f"{folder} is damaged ({first_line(error)}): {advice}") from error
+
+
+def _crc(content: dict[str, Any]) -> int:
+    """Of all that is said of a network, however it is laid out."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _entry(index: int, node: g.Node, arrays: dict[str, Any]) -> dict[str, Any]:
+    """A node as JSON; its arrays are put where they are named."""
+    entry: dict[str, Any] = {"kind": type(node).__name__}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, jax.Array | np.ndarray):
+            key = f"{index}-{field.name}"
+            arrays[key] = value
+            entry[field.name] = {
+                "array": key,
+                "shape": list(value.shape),
+                "dtype": str(value.dtype),
+                "crc32": zlib.crc32(np.ascontiguousarray(value).tobytes()),
+            }
+        else:
+            entry[field.name] = value
+    return entry
+
+
+def _read(folder: Path, content: dict[str, Any]) -> Artifact:
+    described = [
+        v for n in content["nodes"] for v in n.values() if isinstance(v, dict) and "array" in v
+    ]
+    like = {d["array"]: jax.ShapeDtypeStruct(d["shape"], d["dtype"]) for d in described}
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(folder / content["arrays"], like)
+    for d in described:
+        if zlib.crc32(np.ascontiguousarray(arrays[d["array"]]).tobytes()) != d["crc32"]:
+            raise ValueError(f"checksum of {d['array']} differs")
+    nodes = tuple(_node(entry, arrays) for entry in content["nodes"])
+    return Artifact(g.SpikingGraph(nodes), content["about"])
 
 
 def _node(entry: dict[str, Any], arrays: dict[str, jax.Array]) -> g.Node:

@@ -1,5 +1,6 @@
 """Conversion of a run: trace its network, convert, verify on its data, and only then save."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +23,8 @@ from tcl_jax.conversion.norms import method, with_norms
 from tcl_jax.conversion.proof import Stages, prove
 from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
-from tcl_jax.run import Run
+from tcl_jax.files import free
+from tcl_jax.run import LAYER_REPORT, RESULTS, Run, results_folder
 from tcl_jax.training.step import inference
 
 
@@ -36,6 +38,8 @@ def convert_run(
     batch_size: int = 100,
 ) -> Artifact:
     """Convert a run's network and save it as an artifact within the run's folder.
+
+    What was measured on another network that it replaces is moved to ``replaced-...`` beside.
 
     Args:
         run: the opened run.
@@ -62,7 +66,7 @@ def convert_run(
             raise InputError(f"--{name} must be at least 1, got {value}")
     # What is there of that name will be replaced: it had better be a spiking network.
     target = run.folder / snn
-    if Path(snn).name != snn or (target.exists() and not (target / artifacts.GRAPH).exists()):
+    if Path(snn).name != snn or not artifacts.is_place(target):
         raise InputError(
             f"--snn {snn!r} cannot name the spiking network: give a plain name that nothing else "
             f"in {run.folder} has"
@@ -86,12 +90,31 @@ def convert_run(
         "tcl": run.config.model.tcl,
         "trained_in": run.trained_in,
         "checkpoint_step": run.step,
+        "total_steps": run.total_steps,
         **g.precision(stages.normalised),
         **provenance.describe(),
     }
     artifact = Artifact(stages.normalised, about)
-    artifacts.save(artifact, run.folder / snn)
+    before = artifacts.fingerprint(target)
+    artifacts.save(artifact, target)
+    if before != artifacts.fingerprint(target):
+        _set_aside_results(run.folder, snn, before)
     return artifact
+
+
+def _set_aside_results(folder: Path, snn: str, before: str | None) -> None:
+    """What was measured on the network that was there, or of one gone since, is not of the new."""
+    for name in LAYER_REPORT:
+        (folder / snn / name).unlink(missing_ok=True)
+    place = results_folder(folder, snn)
+    found = [place / name for name in RESULTS if (place / name).exists()]
+    if not found:
+        return
+    aside = free(place / f"replaced-{before or 'network'}")
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
+    logging.warning("results of another network that was in %s are now in %s", folder / snn, aside)
 
 
 def _verify(

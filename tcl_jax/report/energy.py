@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tcl_jax.files import whole
 from tcl_jax.report.plots import plot_energy
 from tcl_jax.simulation.energy import FLOAT32, Activity, OperationCost
 
@@ -83,11 +84,12 @@ def write_energy(
         What `energy.json` holds.
     """
     content = {**about, **as_json(activity, timesteps, cost)}
-    (folder / "energy.json").write_text(json.dumps(content, indent=2) + "\n")
+    with whole(folder / "energy.json") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
     energy = _MICRO * activity.energy(cost)
     total = activity.analog.additions + activity.operations()
     layers = [np.cumsum(layer.operations) / activity.images for layer in activity.layers]
-    with (folder / "energy.csv").open("w", newline="") as file:
+    with whole(folder / "energy.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [f"additions:{layer.name}" for layer in activity.layers]
         writer.writerow(("T", "accuracy", "macs", "additions", "energy_uj", *names))

@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from tcl_jax.files import whole
 from tcl_jax.report.layers import PARTS, Layer
 
 _COLUMNS = 5
@@ -93,5 +94,6 @@ def _short(name: str) -> str:
 
 def _save(figure: plt.Figure, path: Path, title: str) -> None:
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=130)
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=130)
     plt.close(figure)

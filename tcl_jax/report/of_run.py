@@ -16,6 +16,7 @@ from tcl_jax.conversion.fold import fold
 from tcl_jax.conversion.graph import Neuron, SpikingGraph
 from tcl_jax.conversion.trace import trace
 from tcl_jax.errors import InputError
+from tcl_jax.files import whole
 from tcl_jax.report import layer_plots
 from tcl_jax.report.layers import Layer, as_json, layer_report
 from tcl_jax.run import Run
@@ -67,7 +68,8 @@ def report_run(
         **provenance.describe(),
     )
     folder = run.folder / snn
-    (folder / "report.json").write_text(json.dumps(content) + "\n")
+    with whole(folder / "report.json") as file:
+        file.write(json.dumps(content) + "\n")
     layer_plots.plot_activations(found, folder / "activations.png", title=title)
     layer_plots.plot_rates(found, max(timesteps), folder / "rates.png", title=title)
     layer_plots.plot_errors(found, folder / "errors.png", title=title)

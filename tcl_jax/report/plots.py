@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from tcl_jax.files import whole
+
 
 def plot_curves(
     curves: Mapping[str, Sequence[float]],
@@ -48,7 +50,8 @@ def plot_curves(
     axes.set(title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=150)
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
@@ -73,7 +76,8 @@ def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: st
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2)
-    figure.savefig(path, dpi=150)
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
@@ -89,7 +93,8 @@ def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
@@ -127,7 +132,8 @@ def plot_energy(
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="lower right")
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
@@ -161,5 +167,6 @@ def plot_adaptive(
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=150)
     plt.close(figure)

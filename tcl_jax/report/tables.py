@@ -20,6 +20,9 @@ def print_conversion(about: Mapping[str, Any]) -> None:
     for name, lam in about["lambda"].items():
         table.add_row(name, _norm(lam))
     _console.print(table)
+    step, last = about["checkpoint_step"], about["total_steps"]
+    if step < last:
+        _console.print(f"this is the network at step {step} of {last}, not at the end of training")
     v = about["verification"]
     _console.print(
         f"folded = trained network: max |Δ logit| {v['max_abs_logit_difference_folded']:.2e} "

@@ -15,9 +15,10 @@ import numpy as np
 from tcl_jax import data, provenance, sharding
 from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
+from tcl_jax.files import whole
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_adaptive
-from tcl_jax.run import Run
+from tcl_jax.run import Run, results_folder
 from tcl_jax.simulation.adaptive import calibrate, check_calibration, decide, record
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.lowering import lower
@@ -83,7 +84,7 @@ def adapt_run(
     run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
     held = min(calibration_images, run.dataset.info.num_train)
     check_calibration(max_loss / 100, held)
-    output = output or (run.folder if snn == "snn" else run.folder / snn)
+    output = output or results_folder(run.folder, snn)
     output.mkdir(parents=True, exist_ok=True)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch_size, mesh)
@@ -153,7 +154,8 @@ def adapt_run(
         **precision(artifact.graph),
         **provenance.describe(),
     }
-    (output / "adaptive.json").write_text(json.dumps(content, indent=2) + "\n")
+    with whole(output / "adaptive.json") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
     plot_adaptive(
         content["stopped_at"],
         fixed.accuracy.tolist(),

@@ -17,10 +17,11 @@ from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
+from tcl_jax.files import whole
 from tcl_jax.report import progress
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
-from tcl_jax.run import Run, open_run
+from tcl_jax.run import Run, open_run, results_folder
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.energy import OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
@@ -90,7 +91,7 @@ def simulate_run(
     """
     check_numbers(timesteps, delay, batch_size=batch_size, images=images)
     run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
-    output = output or (run.folder if snn == "snn" else run.folder / snn)
+    output = output or results_folder(run.folder, snn)
     output.mkdir(parents=True, exist_ok=True)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch_size, mesh)
@@ -143,14 +144,15 @@ def simulate_run(
         **precision(artifact.graph),
         **provenance.describe(),
     }
-    with (output / "curve.csv").open("w", newline="") as file:
+    with whole(output / "curve.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("T", "accuracy"))
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
     title = f"{run.config.model.name} on {run.config.data.name}, {count} test images"
     plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with whole(output / "summary.json") as file:
+        file.write(json.dumps(summary, indent=2) + "\n")
     energy = None
     if cost is not None and activity is not None:
         at = latencies(timesteps)

@@ -1,60 +1,62 @@
-"""Checkpoints: the best and the last state of a run, with a checksum for every leaf."""
+"""Checkpoints: the newest states of a run and the best one, with a checksum for every leaf."""
 
+import json
+import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, first_line
+from tcl_jax.files import free, remove, whole
+
+_T = TypeVar("_T")
+VARIABLES = ("params", "batch_stats")
+"""What a network is, of all that a training state holds."""
+
+# Where orbax's own managers put accuracies, and older versions of ours.
+_METRICS = Path("metrics", "metrics")
+
+
+class Damaged(InputError):
+    """A checkpoint whose files are not what was saved."""
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
-    Each is a pytree of arrays under its step number.  The newest is always kept, and of those
-    saved with an accuracy the one where it was highest.  A checkpoint appears whole or not at all.
-    Orbax restores flipped bits without complaint, so a CRC-32 of every leaf is kept beside the
-    arrays and compared on restore.
+    Each is a pytree of arrays under its step number.  The two newest are kept, so that there is one
+    to go back to, and of those with an accuracy the one where it is highest.  A checkpoint appears
+    whole or not at all.  Orbax restores flipped bits without complaint, so a CRC-32 of every leaf
+    is kept beside the arrays and compared on restore.
 
     Args:
         folder: where they are; made on the first save.
-
-    Raises:
-        InputError: the accuracy of a checkpoint is there and cannot be read.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder).absolute()
-        keep = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(1),
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics["accuracy"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.folder,
+            # Named here, for a manager that has saved nothing yet knows no handlers.
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "checksums": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=False,
+                # It would read all metrics, and raise where those of one cannot be read.
+                lightweight_initialize=True,
+            ),
         )
-        with _damage_reported(f"a checkpoint in {self.folder}"):
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                # Named here, for a manager that has saved nothing yet knows no handlers.
-                item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
-                    "checksums": ocp.JsonCheckpointHandler(),
-                },
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=keep,
-                    best_fn=lambda metrics: metrics["accuracy"],
-                    enable_async_checkpointing=False,
-                ),
-            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -64,74 +66,193 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        return list(self._manager.all_steps())
+        """Of all that are there, rising."""
+        return sorted(self._manager.all_steps())
 
     @property
     def last_step(self) -> int | None:
-        return self._manager.latest_step()
+        return max(self.steps, default=None)
 
     @property
     def best_step(self) -> int | None:
-        with _damage_reported(f"a checkpoint in {self.folder}"):
-            return self._manager.best_step()
+        return next(iter(self.by_accuracy()), None)
+
+    def by_accuracy(self) -> list[int]:
+        """Steps of those that have one, from the highest; of equals, the newest first."""
+        found = {}
+        for step in reversed(self.steps):
+            try:
+                accuracy = self.accuracy(step)
+            except Damaged as error:
+                logging.warning("%s: it is not taken for the best", error)
+            else:
+                if accuracy is not None:
+                    found[step] = accuracy
+        return sorted(found, key=lambda step: -found[step])
+
+    def accuracy(self, step: int) -> float | None:
+        """What a checkpoint was given, if anything.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        path = self.folder / str(step) / _METRICS
+        with self._damage_reported(step):
+            try:
+                content = json.loads(path.read_text())
+            except FileNotFoundError:
+                return None
+            found = float(content["accuracy"])
+            if content.get("crc32", _crc(found)) != _crc(found):  # older versions gave none
+                raise ValueError("checksum of the accuracy differs")
+            return found
 
     def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
-        """Save a state; with an accuracy it can become the best."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
-            ),
-            metrics=None if accuracy is None else {"accuracy": accuracy},
-        )
+        """Save a state; with an accuracy it can become the best.
 
-    def restore(self, step: int, like: Any) -> Any:
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),
+                    checksums=ocp.args.JsonSave(_checksums(state)),
+                ),
+            )
+        except Exception as error:  # orbax raises whatever its writers met
+            for unfinished in self.folder.glob(f"{step}.*tmp*"):
+                remove(unfinished)
+            raise InputError(
+                f"checkpoint {self.folder / str(step)} cannot be written ({first_line(error)}): "
+                "make room; those before it are whole, and --resume goes on from there"
+            ) from error
+        if not saved:
+            raise InputError(f"there is a checkpoint in {self.folder} at step {step}, or after it")
+        if accuracy is not None:
+            self.rate(step, accuracy)
+        kept = {*self.steps[-2:], self.best_step}
+        for old in set(self.steps) - kept:
+            self._manager.delete(old)
+
+    def rate(self, step: int, accuracy: float) -> None:
+        """Give a checkpoint its accuracy, or another one."""
+        path = self.folder / str(step) / _METRICS
+        path.parent.mkdir(exist_ok=True)
+        with whole(path) as file:
+            file.write(json.dumps({"accuracy": accuracy, "crc32": _crc(accuracy)}) + "\n")
+
+    def restore(self, step: int, like: dict[str, Any], *, parts: bool = False) -> dict[str, Any]:
         """The state saved at `step`.
 
         Args:
-            like: a state (or its shapes) of the tree, shapes and dtypes expected.
+            step: which.
+            like: of the names, shapes and dtypes expected.
+            parts: where the checkpoint has more than `like`, at the top, leave that unread.
 
         Raises:
-            InputError: the checkpoint is of another network, or damaged.
+            Damaged: its files are not what was saved.
+            InputError: the checkpoint holds another state.
         """
-        where = f"checkpoint {self.folder / str(step)}"
-        with _damage_reported(where):
-            layout = _layout(self._manager.item_metadata(step).state.tree)
-        expected = _layout(like)
-        if layout != expected:
-            odd = sorted(set(layout.items()) ^ set(expected.items()))[0][0]
-            raise InputError(
-                f"{where} is of another network: at {odd} it holds {layout.get(odd, 'nothing')} "
-                f"where {expected.get(odd, 'nothing')} is expected; use the settings it was "
-                "trained with"
-            )
+        with self._damage_reported(step):
+            self.accuracy(step)
+            found = _layout(self._manager.item_metadata(step).state.tree)
+        if parts:
+            found = {path: leaf for path, leaf in found.items() if _top(path) in like}
+        self._check_layout(step, found, _layout(like))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        with _damage_reported(where):
+        with self._damage_reported(step):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), checksums=ocp.args.JsonRestore()
+                    state=ocp.args.PyTreeRestore(
+                        abstract,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                        partial_restore=parts,
+                    ),
+                    checksums=ocp.args.JsonRestore(),
                 ),
             )
-            broken = _differing(_checksums(restored.state), restored.checksums)
+            saved = {p: c for p, c in restored.checksums.items() if not parts or _top(p) in like}
+            broken = _differing(_checksums(restored.state), saved)
             if broken:
                 raise ValueError(f"checksum of {broken} differs")
         return restored.state
 
-
-@contextmanager
-def _damage_reported(where: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # orbax raises whatever its readers met
+    def _check_layout(self, step: int, found: dict[str, str], expected: dict[str, str]) -> None:
+        if found == expected:
+            return
+        odd = sorted(set(found.items()) ^ set(expected.items()))[0][0]
+        what, advice = (
+            ("network", "use the settings it was trained with")
+            if _top(odd) in VARIABLES
+            else ("version's training", "go on with that version; convert.py reads it all the same")
+        )
+        here, there = found.get(odd, "nothing"), expected.get(odd, "nothing")
         raise InputError(
-            f"{where} is damaged ({_first_line(error)}): delete its folder and resume from "
-            "another checkpoint, or train again"
-        ) from error
+            f"checkpoint {self.folder / str(step)} is of another {what}: at {odd} it holds {here} "
+            f"where {there} is expected; {advice}"
+        )
+
+    def first_intact(
+        self, steps: Iterable[int], read: Callable[[int], _T]
+    ) -> tuple[int, _T, list[int]]:
+        """What is read of the first of some checkpoints that is not damaged.
+
+        Args:
+            steps: in the order to try them.
+            read: takes a step.
+
+        Returns:
+            The step, what was read, and the steps before it, which are damaged.
+
+        Raises:
+            InputError: all are damaged.
+        """
+        damaged: dict[int, Damaged] = {}
+        for step in steps:
+            try:
+                found = read(step)
+            except Damaged as error:
+                damaged[step] = error
+                continue
+            for why in damaged.values():
+                logging.warning("%s: the one of step %d is read in its place", why, step)
+            return step, found, list(damaged)
+        raise InputError(
+            f"{'; '.join(map(str, damaged.values()))}: there is no other to read; restore it from "
+            "a copy, or train again"
+        )
+
+    def set_aside(self, step: int) -> None:
+        """Rename a checkpoint so that it is none, and another can be saved at its step."""
+        (self.folder / str(step)).rename(free(self.folder / f"damaged-{step}"))
+        self._manager.close()
+        self._manager = self._open()
+
+    @contextmanager
+    def _damage_reported(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Damaged:
+            raise
+        except Exception as error:  # orbax raises whatever its readers met
+            raise Damaged(
+                f"checkpoint {self.folder / str(step)} is damaged ({first_line(error)})"
+            ) from error
+
+
+def _crc(accuracy: float) -> int:
+    return zlib.crc32(repr(accuracy).encode())
 
 
 def _path(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def _top(path: str) -> str:
+    return path.split("/")[0]
 
 
 def _layout(tree: Any) -> dict[str, str]:
@@ -151,9 +272,3 @@ def _checksums(tree: Any) -> dict[str, int]:
 
 def _differing(a: dict[str, int], b: dict[str, int]) -> str | None:
     return next((k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)), None)
-
-
-def _first_line(error: BaseException) -> str:
-    """What went wrong, short enough for one sentence; TensorStore's messages fill pages."""
-    line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) <= 120 else line[:117] + "..."

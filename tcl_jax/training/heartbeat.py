@@ -90,7 +90,7 @@ class Heartbeat:
         self._watch.join()
         # Where nothing was begun, what is written there stays true.
         if self._written is not None:
-            finished = self._step == self._total_steps
+            finished = self._doing == "finished"
             self.beat(self._step, "failed" if kind else "finished" if finished else "stopped")
         os.close(self._file)
 

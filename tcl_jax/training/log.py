@@ -1,14 +1,19 @@
 """The metrics of a run: one JSON object a line, and the same as TensorBoard events."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from tcl_jax.errors import InputError
+from tcl_jax.files import whole
 
 METRICS = "metrics.jsonl"
+BOARD = "tensorboard"
 
 
 class MetricsLog:
@@ -23,21 +28,23 @@ class MetricsLog:
     def __init__(self, workdir: Path, last_step: int):
         self.path = workdir / METRICS
         kept = [r for r in read(self.path) if r["step"] <= last_step] if self.path.exists() else []
-        # Written beside and renamed: a run killed here would else lose its log.
-        new = self.path.with_suffix(".new")
-        new.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        new.replace(self.path)
+        with whole(self.path) as file:
+            file.writelines(json.dumps(r) + "\n" for r in kept)
         self._file = self.path.open("a")
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=last_step + 1, flush_secs=10
-        )
+        # Not SummaryWriter: its thread dies where it cannot write, and all that waits for it hangs.
+        (workdir / BOARD).mkdir(exist_ok=True)
+        self._board = EventsWriter(str(workdir / BOARD / "events"))
+        start = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(step=last_step + 1, session_log=start))
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+        finally:
+            self._board.close()
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Write one record: ``{"kind": kind, "step": step, **values}``."""
@@ -46,7 +53,9 @@ class MetricsLog:
         for name, value in values.items():
             for leaf, number in value.items() if isinstance(value, dict) else [(None, value)]:
                 tag = f"{kind}/{name}" if leaf is None else f"{name}/{leaf}"
-                self._board.add_scalar(tag, number, step)
+                event = Event(wall_time=time.time(), step=step, summary=scalar(tag, number))
+                self._board.write_event(event)
+        self._board.flush()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

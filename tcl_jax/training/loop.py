@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from tcl_jax import config as configs
 from tcl_jax import data, provenance, sharding
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
+from tcl_jax.files import whole
 from tcl_jax.report import progress
 from tcl_jax.training import optimizer
 from tcl_jax.training.checkpoint import Checkpoints
-from tcl_jax.training.heartbeat import Heartbeat
-from tcl_jax.training.log import MetricsLog
+from tcl_jax.training.heartbeat import HEARTBEAT, Heartbeat
+from tcl_jax.training.log import METRICS, MetricsLog, read
 from tcl_jax.training.setup import build_model, load_dataset
 from tcl_jax.training.step import (
     TrainState,
@@ -47,14 +47,18 @@ class Result:
 
     Attributes:
         step: the last step taken.
-        finished: False where it was interrupted; its state is saved.
+        stopped_by: the signal that interrupted it, its state saved; None of a finished run.
         test_accuracy: of the last evaluation in this call, if there was one; None of a finished
             run means that it was finished before.
     """
 
     step: int
-    finished: bool
+    stopped_by: signal.Signals | None
     test_accuracy: float | None
+
+
+class _Stopped(Exception):
+    """An evaluation was interrupted."""
 
 
 def fit(
@@ -67,11 +71,13 @@ def fit(
 ) -> Result:
     """Train a network and leave a run's folder behind.
 
-    The folder holds `config.json`, `environment.json`, `checkpoints/` (the last state and the one
-    of the highest test accuracy), `metrics.jsonl`, TensorBoard events and `heartbeat.json`, which
-    tells from outside whether it still lives (`tcl_jax.training.heartbeat`).  Interrupted by Ctrl-C
-    or SIGTERM, the run saves its state after the step at hand; resumed, it goes on exactly as if
-    nothing had happened, for every random choice is a function of the seed and the step.
+    The folder holds `config.json`, `environment.json`, `checkpoints/` (the two newest states and
+    the one of the highest test accuracy), `metrics.jsonl`, TensorBoard events and `heartbeat.json`,
+    which tells from outside whether it still lives (`tcl_jax.training.heartbeat`).  Interrupted by
+    Ctrl-C or SIGTERM, the run ends with its state saved after the step at hand, or the batch that
+    is evaluated; resumed, it goes on exactly as if nothing had happened, for every random choice is
+    a function of the seed and the step.  Where the newest checkpoint is damaged, it goes on from
+    the one before.
 
     Args:
         config: what to train.
@@ -85,8 +91,8 @@ def fit(
 
     Raises:
         InputError: the folder holds a run already (without `resume`) or none or another one (with
-            it), another process trains in it, the data are missing, the loss is not finite, or a λ
-            fell to 0.
+            it), another process trains in it, the data are missing, the loss is not finite, a λ
+            fell to 0, or a checkpoint cannot be written.
     """
     workdir = Path(workdir)
     mesh = sharding.data_mesh()
@@ -109,22 +115,23 @@ def fit(
         Checkpoints(workdir / CHECKPOINTS) as checkpoints,
     ):
         _check_folder(config, workdir, resume)  # another may have begun, and ended, meanwhile
+        records = read(workdir / METRICS) if (workdir / METRICS).exists() else []
         step = 0
-        if resume:
-            if checkpoints.last_step is None:
-                raise InputError(
-                    f"{workdir} has no checkpoint to resume from: it was stopped before its first "
-                    "was saved; delete it and start again without --resume"
-                )
-            step = checkpoints.last_step
-            state = checkpoints.restore(step, like=state)
+        if resume and checkpoints.steps and (workdir / CONFIG).exists():
+            step, state = _restored(checkpoints, state)
+        elif checkpoints.steps or any(r["kind"] == "epoch" for r in records):
+            raise InputError(
+                f"{workdir} holds only a part of a run, {CONFIG} or {CHECKPOINTS} being gone: "
+                "restore it, or choose another --workdir"
+            )
         else:
             configs.write(config, workdir / CONFIG)
-            environment = json.dumps(provenance.describe(), indent=2) + "\n"
-            (workdir / "environment.json").write_text(environment)
-
-        if step == total_steps:
-            return Result(step, True, None)
+            with whole(workdir / "environment.json") as file:
+                file.write(json.dumps(provenance.describe(), indent=2) + "\n")
+        # An epoch that has ended, and is saved, but was not evaluated to the end.
+        unrated = step % steps_per_epoch == 0 < step and not _evaluated(records, step)
+        if step == total_steps and not unrated:
+            return Result(step, None, None)
         heartbeat.beat(step, "starting")
         accuracy = None
         batches = data.train_batches(
@@ -142,32 +149,43 @@ def fit(
             _say(display, _headline(config, state, info, mesh))
             if resume and (died := heartbeat.died):
                 _say(display, f"the training before died, {died.doing} at step {died.step}")
+            if resume and step == 0:
+                _say(display, "it had saved no checkpoint: starting anew")
             bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
-            while step < total_steps and not interrupted:
-                batch = sharding.shard_batch(next(batches), mesh)
-                state, metrics = train_step(state, batch)
-                step += 1
-                _check_and_log(log, before, step - 1)
-                before = metrics
-                heartbeat.beat(step, "training")
-                display.advance(bar)
-                if step % steps_per_epoch:
-                    continue
-                epoch = step // steps_per_epoch
-                _check_and_log(log, before, step)
-                before = {}
-                test = evaluate(
-                    state,
-                    eval_step,
-                    dataset.test,
-                    config.batch_size,
-                    mesh,
-                    done=partial(heartbeat.beat, step, "evaluating"),
-                )
+
+            def heed() -> None:
+                heartbeat.beat(step, "evaluating")
+                if interrupted:
+                    raise _Stopped
+
+            while (unrated or step < total_steps) and not interrupted:
+                if not unrated:
+                    if step % steps_per_epoch == 0:
+                        none = jax.tree.map(jnp.zeros_like, state.sums)
+                        state = dataclasses.replace(state, sums=none)
+                    state, metrics = train_step(state, sharding.shard_batch(next(batches), mesh))
+                    step += 1
+                    _check_and_log(log, before, step - 1)
+                    before = metrics
+                    heartbeat.beat(step, "training")
+                    display.advance(bar)
+                    if step % steps_per_epoch:
+                        continue
+                    _check_and_log(log, before, step)
+                    before = {}
+                    heartbeat.beat(step, "saving")
+                    checkpoints.save(step, state)
+                    unrated = True
+                try:
+                    test = evaluate(
+                        state, eval_step, dataset.test, config.batch_size, mesh, done=heed
+                    )
+                except _Stopped:
+                    break
                 record = {
-                    "epoch": epoch,
+                    "epoch": step // steps_per_epoch,
                     "train_loss": state.sums["loss"].item() / steps_per_epoch,
                     "train_accuracy": state.sums["accuracy"].item() / steps_per_epoch,
                     "test_loss": test["loss"],
@@ -176,19 +194,23 @@ def fit(
                     "seconds": time.monotonic() - started,
                     "lambda": {k: v.item() for k, v in lambdas(state.params).items()},
                 }
-                log.write("epoch", step, record)
                 accuracy = test["accuracy"]
+                heartbeat.beat(step, "saving")
+                checkpoints.rate(step, accuracy)
+                log.write("epoch", step, record)
+                unrated = False
                 _say(display, _line(record, config.epochs))
                 display.update(bar, note=f"test {accuracy:.2%}")
-                state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
-                heartbeat.beat(step, "saving")
-                checkpoints.save(step, state, accuracy)
                 started = time.monotonic()
             if checkpoints.last_step != step:
                 _check_and_log(log, before, step)
                 heartbeat.beat(step, "saving")
                 checkpoints.save(step, state)
-    return Result(step, step == total_steps, accuracy)
+        if step == total_steps and not unrated:
+            heartbeat.beat(step, "finished")
+            return Result(step, None, accuracy)
+    by = signal.SIGINT if signal.SIGINT in interrupted else signal.SIGTERM
+    return Result(step, by, accuracy)
 
 
 def evaluate(
@@ -223,7 +245,8 @@ def evaluate(
 
 
 def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
-    if resume:
+    # Killed at its very start, a run has nothing but its heartbeat.
+    if resume and ((workdir / CONFIG).exists() or not (workdir / HEARTBEAT).exists()):
         differ = configs.differences(configs.read(workdir / CONFIG), config)
         if differ:
             raise InputError(
@@ -236,6 +259,21 @@ def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
         raise InputError(
             f"{workdir} holds a run already: continue it with --resume, or choose another --workdir"
         )
+
+
+def _restored(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState]:
+    """The newest state that is not damaged; those after it are set aside, for new ones."""
+    steps = checkpoints.steps[::-1]
+    step, found, damaged = checkpoints.first_intact(
+        steps, lambda step: checkpoints.restore(step, vars(like))
+    )
+    for broken in damaged:
+        checkpoints.set_aside(broken)
+    return step, TrainState(**found)
+
+
+def _evaluated(records: list[dict[str, Any]], step: int) -> bool:
+    return any(r["kind"] == "epoch" and r["step"] == step for r in records)
 
 
 def _check_and_log(log: MetricsLog, metrics: dict[str, Any], step: int) -> None:
