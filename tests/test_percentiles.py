@@ -22,9 +22,9 @@ def test_zeros_count_among_the_activations():
         )
 
 
-# Of any size that float32 has, and many of them alike.
+# Of any size that float32 has, and many of them alike; subnormal ones are 0 to XLA on a CPU.
 _values = st.one_of(
-    st.floats(-1e3, 1e3, width=32),
+    st.floats(-1e3, 1e3, width=32, allow_subnormal=False),
     st.floats(-3.4028234663852886e38, 3.4028234663852886e38, width=32, allow_subnormal=False),
     st.sampled_from([0.0, -1.0, 1.0, 1e-30]),
 )
