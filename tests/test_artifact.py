@@ -231,6 +231,18 @@ def test_neighbours_are_left_alone(artifact, tmp_path):
     _assert_same(load(tmp_path / "snn"), artifact)
 
 
+@pytest.mark.parametrize("said", ["", ".", "..", "../kept", "notes", 3, None])
+def test_only_arrays_are_removed(said, artifact, folder):
+    kept = [folder.parent / "kept", folder / "notes", folder / "arrays"]
+    for path in kept:
+        path.mkdir()
+        (path / "mine").write_text("of the user")
+    _edit(folder, lambda content: content.update(arrays=said))
+    save(artifact, folder)
+    assert all((path / "mine").read_text() == "of the user" for path in kept)
+    _assert_same(load(folder), artifact)
+
+
 def test_what_cannot_be_written_leaves_the_old_one_whole(artifact, folder, monkeypatch):
     other = Artifact(artifact.graph, {"norm": "max"})
 
@@ -244,6 +256,13 @@ def test_what_cannot_be_written_leaves_the_old_one_whole(artifact, folder, monke
                 save(other, folder)
         _assert_same(load(folder), artifact)
         assert sorted(path.name[:7] for path in folder.iterdir()) == ["arrays-", "graph.j"]
+
+
+def test_a_place_that_is_a_file_is_refused(artifact, tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "snn"):
+        with pytest.raises(InputError, match=f"cannot be written to {place} "):
+            save(artifact, place)
 
 
 def test_numbers_as_keys_are_read_as_words(artifact, tmp_path):

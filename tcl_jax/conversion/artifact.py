@@ -22,6 +22,7 @@ from tcl_jax.files import remove, whole
 VERSION = 2
 GRAPH = "graph.json"
 ARRAYS = "arrays"
+# Seconds after which arrays that nothing names are those of a conversion that was killed.
 _LEFT_OVER = 86400.0
 
 
@@ -56,13 +57,13 @@ def save(artifact: Artifact, folder: Path | str) -> None:
     inf
     """
     folder = Path(folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     nodes = [_entry(index, node, arrays) for index, node in enumerate(artifact.graph.nodes)]
     place = folder / f"{ARRAYS}-{secrets.token_hex(4)}"
     content = {"about": artifact.about, "arrays": place.name, "nodes": nodes}
     content = json.loads(json.dumps(content))  # as it will be read: keys become text
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(place, arrays)
         old = _unneeded(folder)
@@ -75,7 +76,7 @@ def save(artifact: Artifact, folder: Path | str) -> None:
         if isinstance(error, Exception):  # orbax raises whatever its writers met
             raise InputError(
                 f"the spiking network cannot be written to {folder} ({first_line(error)}): make "
-                "room; one that was there is as it was"
+                "room or see to its permissions; one that was there is as it was"
             ) from error
         raise
     for path in old:
@@ -89,8 +90,11 @@ def _unneeded(folder: Path) -> list[Path]:
     """
     now = time.time()
     found = [p for p in folder.glob(f"{ARRAYS}-*") if now - p.stat().st_mtime > _LEFT_OVER]
-    with suppress(OSError, ValueError, AttributeError):
-        found.append(folder / json.loads((folder / GRAPH).read_bytes()).get("arrays", ARRAYS))
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = json.loads((folder / GRAPH).read_bytes())
+        name = ARRAYS if content["version"] == 1 else content["arrays"]
+        if name.startswith(ARRAYS) and Path(name).name == name:  # whatever a damaged file says
+            found.append(folder / name)
     return found
 
 

@@ -126,7 +126,8 @@ class Checkpoints:
                 remove(unfinished)
             raise InputError(
                 f"checkpoint {self.folder / str(step)} cannot be written ({first_line(error)}): "
-                "make room; those before it are whole, and --resume goes on from there"
+                "make room or see to its permissions; those before it are whole, and --resume goes "
+                "on from there"
             ) from error
         if not saved:
             raise InputError(f"there is a checkpoint in {self.folder} at step {step}, or after it")
