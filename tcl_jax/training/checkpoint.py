@@ -111,7 +111,7 @@ class Checkpoints:
         """Save a state; with an accuracy it can become the best.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or one of this step or a later one is there.
         """
         try:
             saved = self._manager.save(
