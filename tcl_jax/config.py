@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole
+from tcl_jax.files import write_json
 
 
 def _require(condition: bool, message: str) -> None:
@@ -136,8 +136,7 @@ class Config:
 
 def write(config: Config, path: Path) -> None:
     """Write a configuration as JSON."""
-    with whole(path) as file:
-        file.write(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_json(path, dataclasses.asdict(config))
 
 
 def read(path: Path) -> Config:

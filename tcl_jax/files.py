@@ -1,5 +1,6 @@
 """Files that are there whole, or as they were before."""
 
+import json
 import os
 import shutil
 import time
@@ -58,3 +59,9 @@ def whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a `whole` file of JSON, for people to read as well."""
+    with whole(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")

@@ -13,7 +13,7 @@ from cli import ROOT, Finished, environment, succeed
 from cli import trained as trained
 
 from tcl_jax.conversion import load
-from tcl_jax.files import free, whole
+from tcl_jax.files import free, whole, write_json
 from tcl_jax.run import open_run
 from tcl_jax.training.heartbeat import state
 from tcl_jax.training.log import read
@@ -57,6 +57,11 @@ def test_what_the_system_refuses_names_the_file(tmp_path, monkeypatch):
         file.write("half")
     assert refused.value.filename == str(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_json_for_people(tmp_path):
+    write_json(tmp_path / "a.json", {"T": [1]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "T": [\n    1\n  ]\n}\n'
 
 
 def test_free_names(tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -129,6 +130,22 @@ def test_interrupted_at_the_very_start(number, tmp_path):
     assert done.err == ""
     (step,) = re.findall(r"^stopped and saved at step (\d+);", done.out, re.M)
     assert (folder / "checkpoints" / step).is_dir(), "the state was not saved"
+
+
+def test_interrupted_before_the_first_step(uninterrupted, tmp_path, monkeypatch, capsys):
+    """Step 0 is a checkpoint as any other: nothing starts anew."""
+
+    @contextmanager
+    def at_once():
+        yield [signal.SIGTERM]
+
+    monkeypatch.setattr(loop, "_interruptible", at_once)
+    config = configs.read(uninterrupted / "config.json")
+    for resume in (False, True):
+        result = loop.fit(config, tmp_path, resume=resume)
+        assert (result.step, result.stopped_by) == (0, signal.SIGTERM)
+        assert (tmp_path / "checkpoints" / "0").is_dir()
+        assert "starting anew" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Report of a simulation's energy: `energy.json`, `energy.csv` and `energy.png`."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tcl_jax.files import whole
+from tcl_jax.files import whole, write_json
 from tcl_jax.report.plots import plot_energy
 from tcl_jax.simulation.energy import FLOAT32, Activity, OperationCost
 
@@ -84,8 +83,7 @@ def write_energy(
         What `energy.json` holds.
     """
     content = {**about, **as_json(activity, timesteps, cost)}
-    with whole(folder / "energy.json") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+    write_json(folder / "energy.json", content)
     energy = _MICRO * activity.energy(cost)
     total = activity.analog.additions + activity.operations()
     layers = [np.cumsum(layer.operations) / activity.images for layer in activity.layers]

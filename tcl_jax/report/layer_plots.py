@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from tcl_jax.files import whole
 from tcl_jax.report.layers import PARTS, Layer
+from tcl_jax.report.plots import save
 
 _COLUMNS = 5
 
@@ -94,6 +94,4 @@ def _short(name: str) -> str:
 
 def _save(figure: plt.Figure, path: Path, title: str) -> None:
     figure.suptitle(title, fontsize=10)
-    with whole(path, "wb") as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save(figure, path, dpi=130)

@@ -17,6 +17,13 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from tcl_jax.files import whole
 
 
+def save(figure: plt.Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure whole, and let go of it."""
+    with whole(path, "wb") as file:
+        figure.savefig(file, dpi=dpi)
+    plt.close(figure)
+
+
 def plot_curves(
     curves: Mapping[str, Sequence[float]],
     ann_accuracy: Mapping[str, float],
@@ -50,9 +57,7 @@ def plot_curves(
     axes.set(title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
-    with whole(path, "wb") as file:
-        figure.savefig(file, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _of_latency(axes: Axes, longest: int) -> None:
@@ -76,9 +81,7 @@ def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: st
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", ncols=2)
-    with whole(path, "wb") as file:
-        figure.savefig(file, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -93,9 +96,7 @@ def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(title)
-    with whole(path, "wb") as file:
-        figure.savefig(file, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_energy(
@@ -132,9 +133,7 @@ def plot_energy(
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="lower right")
     figure.suptitle(title)
-    with whole(path, "wb") as file:
-        figure.savefig(file, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_adaptive(
@@ -167,6 +166,4 @@ def plot_adaptive(
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.suptitle(title)
-    with whole(path, "wb") as file:
-        figure.savefig(file, dpi=150)
-    plt.close(figure)
+    save(figure, path)

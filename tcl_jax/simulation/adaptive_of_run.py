@@ -1,6 +1,5 @@
 """Adaptive latency of a run: calibrated on held-out images, measured on test images."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,7 +14,7 @@ import numpy as np
 from tcl_jax import data, provenance, sharding
 from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole
+from tcl_jax.files import write_json
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_adaptive
 from tcl_jax.run import Run, results_folder
@@ -154,8 +153,7 @@ def adapt_run(
         **precision(artifact.graph),
         **provenance.describe(),
     }
-    with whole(output / "adaptive.json") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+    write_json(output / "adaptive.json", content)
     plot_adaptive(
         content["stopped_at"],
         fixed.accuracy.tolist(),

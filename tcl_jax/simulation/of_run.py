@@ -1,7 +1,6 @@
 """Simulation of a run's spiking network on its test images: table, curve, plot and summary."""
 
 import csv
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole
+from tcl_jax.files import whole, write_json
 from tcl_jax.report import progress
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
@@ -151,8 +150,7 @@ def simulate_run(
     label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
     title = f"{run.config.model.name} on {run.config.data.name}, {count} test images"
     plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
-    with whole(output / "summary.json") as file:
-        file.write(json.dumps(summary, indent=2) + "\n")
+    write_json(output / "summary.json", summary)
     energy = None
     if cost is not None and activity is not None:
         at = latencies(timesteps)

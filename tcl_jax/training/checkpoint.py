@@ -222,8 +222,8 @@ class Checkpoints:
                 logging.warning("%s: the one of step %d is read in its place", why, step)
             return step, found, list(damaged)
         raise InputError(
-            f"{'; '.join(map(str, damaged.values()))}: there is no other to read; restore it from "
-            "a copy, or train again"
+            f"{'; '.join(map(str, damaged.values()))}: restore it from a copy, or else convert "
+            "another checkpoint, or train again"
         )
 
     def set_aside(self, step: int) -> None:

@@ -1,7 +1,6 @@
 """The training loop: epochs, checkpoints, logs, and an orderly end however it comes."""
 
 import dataclasses
-import json
 import math
 import signal
 import time
@@ -20,7 +19,7 @@ from tcl_jax import config as configs
 from tcl_jax import data, provenance, sharding
 from tcl_jax.config import Config
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole
+from tcl_jax.files import write_json
 from tcl_jax.report import progress
 from tcl_jax.training import optimizer
 from tcl_jax.training.checkpoint import Checkpoints
@@ -126,8 +125,7 @@ def fit(
             )
         else:
             configs.write(config, workdir / CONFIG)
-            with whole(workdir / "environment.json") as file:
-                file.write(json.dumps(provenance.describe(), indent=2) + "\n")
+            write_json(workdir / "environment.json", provenance.describe())
         # An epoch that has ended, and is saved, but was not evaluated to the end.
         unrated = step % steps_per_epoch == 0 < step and not _evaluated(records, step)
         if step == total_steps and not unrated:
@@ -149,7 +147,7 @@ def fit(
             _say(display, _headline(config, state, info, mesh))
             if resume and (died := heartbeat.died):
                 _say(display, f"the training before died, {died.doing} at step {died.step}")
-            if resume and step == 0:
+            if resume and not checkpoints.steps:
                 _say(display, "it had saved no checkpoint: starting anew")
             bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
