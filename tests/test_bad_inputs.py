@@ -175,13 +175,16 @@ def _half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _largest(folder: Path) -> Path:
-    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+def _data(folder: Path) -> list[Path]:
+    """Files of the arrays' own bytes, all: some are copies, others of what is not read."""
+    return [path for path in folder.rglob("d/*") if path.is_file()]
 
 
 def _flip(path: Path) -> None:
+    """A bit in every thousand bytes."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    for place in range(len(content) // 2 % 1000, len(content), 1000):
+        content[place] ^= 1
     path.write_bytes(content)
 
 
@@ -209,8 +212,8 @@ def _of_step(run: Path, step: int) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "untrained": lambda run: shutil.rmtree(run / "checkpoints"),
-    "truncated": lambda run: _half(_largest(_only_checkpoint(run))),
-    "flipped": lambda run: _flip(_largest(_only_checkpoint(run))),
+    "truncated": lambda run: [_half(f) for f in _data(_only_checkpoint(run))],
+    "flipped": lambda run: [_flip(f) for f in _data(_only_checkpoint(run))],
     "gutted": lambda run: shutil.rmtree(_only_checkpoint(run) / "state" / "d"),
     "other": lambda run: _edit(run / "config.json", "model", "name", value="resnet20"),
     "misedited": lambda run: _edit(run / "config.json", "model", "lam", value="four"),
@@ -218,7 +221,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "graph_cut": lambda run: _half(run / "snn" / "graph.json"),
     "graph_edited": lambda run: _edit(run / "snn" / "graph.json", "nodes", 0, "kind", value="?"),
     "graph_bare": lambda run: save(Artifact(load(run / "snn").graph, {}), run / "snn"),
-    "arrays": lambda run: _flip(_largest(next((run / "snn").glob("arrays-*")))),
+    "arrays": lambda run: [_flip(f) for f in _data(run / "snn")],
     "moved": lambda run: _of_step(run, 11),
 }
 
