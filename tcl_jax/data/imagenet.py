@@ -1,25 +1,36 @@
 """ImageNet's own files: a folder of JPEG files for each class, or the official tar files."""
 
 import io
+import logging
+import os
 import re
 import tarfile
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from cv2.utils import logging as opencv_logging
 from tensorflow_datasets.datasets.imagenet2012.imagenet2012_dataset_builder import CMYK_IMAGES
 
-from tcl_jax.data.jpeg import decode_jpeg
+from tcl_jax.data.jpeg import decode
 from tcl_jax.data.prepare import RawData
 from tcl_jax.errors import InputError
 
 # TFDS's name of each split, and what its folder is called; the tar is named after the latter.
 _SPLITS = {"train": "train", "validation": "val"}
-_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+# Where they may lie in a folder: at once, or as Kaggle unpacks them.
+_BELOW = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+_IMAGES = frozenset({".jpeg", ".jpg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
+_OFFICIAL_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})\.JPEG")
 _TFDS_FOLDER = "datasets/imagenet2012"
+_NAMED = 100
 
 _Record = tuple[str, dict[str, Any]]
 
@@ -33,14 +44,43 @@ def find(folder: Path) -> Mapping[str, Path]:
     Returns:
         {`train` or `val`: path of the tar file or folder}; empty if neither is there.
     """
-    found = {}
-    for short in _SPLITS.values():
-        tar, images = folder / f"ILSVRC2012_img_{short}.tar", folder / short
-        if tar.is_file():
-            found[short] = tar
-        elif images.is_dir():
-            found[short] = images
+    found: dict[str, Path] = {}
+    for below in _BELOW:
+        for short in _SPLITS.values():
+            tar, images = folder / below / f"ILSVRC2012_img_{short}.tar", folder / below / short
+            if tar.is_file():
+                found.setdefault(short, tar)
+            elif images.is_dir():
+                found.setdefault(short, images)
     return found
+
+
+@dataclass
+class _Unusable:
+    """What is wrong with raw files, gathered from all before anything is said.
+
+    Attributes:
+        names: Of images or folders, by what is the matter with them.
+    """
+
+    names: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def add(self, what: str, name: object) -> None:
+        self.names.setdefault(what, {})[str(name)] = None
+
+    def refuse(self, beside: Path) -> None:
+        """Raise an `InputError` that names them all, if there are any."""
+        if not self.names:
+            return
+        found = "; ".join(f"{what}: {_listed(list(names))}" for what, names in self.names.items())
+        raise InputError(
+            f"{beside} holds images that cannot be used ({found}): replace or remove them"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def read(files: Mapping[str, Path]) -> RawData:
@@ -53,7 +93,8 @@ def read(files: Mapping[str, Path]) -> RawData:
         The splits `train` and `validation`.
 
     Raises:
-        InputError: A split is missing; while reading, a file is damaged or misnamed.
+        InputError: A split is missing, or a tar file is cut off; after reading all, images are
+            damaged, of no class, or twice there: all of them are named.
     """
     missing = [short for short in _SPLITS.values() if short not in files]
     if missing:
@@ -63,72 +104,167 @@ def read(files: Mapping[str, Path]) -> RawData:
             + " and ".join(f"ILSVRC2012_img_{short}.tar or {short}/" for short in missing)
             + "."
         )
-    wnids = set(_lines("labels.txt"))
-    validation = _lines("validation_labels.txt")
-    return RawData(
-        {split: _split(files[short], wnids, validation) for split, short in _SPLITS.items()}
+    unusable = _Unusable()
+    classes = _Classes(frozenset(_lines("labels.txt")), tuple(_lines("validation_labels.txt")))
+    train, validation = (
+        _split(files[short], short, classes, unusable) for short in _SPLITS.values()
     )
+
+    def to_the_end() -> Iterator[_Record]:
+        # TFDS reads the splits in this order, so that all is known here.
+        yield from validation
+        unusable.refuse(files["val"].parent)
+
+    return RawData({"train": train, "validation": to_the_end()})
 
 
 def _lines(file: str) -> list[str]:
     return Path(tfds.core.tfds_path(f"{_TFDS_FOLDER}/{file}")).read_text().split()
 
 
-def _split(place: Path, wnids: set[str], validation: list[str]) -> Iterator[_Record]:
-    """Records of one split, with checked labels."""
-    count = 0
-    for path, content in _folder_images(place) if place.is_dir() else _tar_images(place):
-        # Either the folder (or inner tar file) names the class, or the official list does.
-        label = path.parent.name.removesuffix(".tar")
-        if not label:
-            number = _VALIDATION_NAME.fullmatch(path.name)
-            if number is None or not 1 <= int(number[1]) <= len(validation):
-                raise InputError(
-                    f"{place} holds {path.name}, which is neither in a folder of its class nor "
-                    "named like ILSVRC2012_val_00000001.JPEG."
-                )
-            label = validation[int(number[1]) - 1]
-        if label not in wnids:
-            raise InputError(f"{place} holds {path}, but {label} is not an ImageNet class.")
-        image = io.BytesIO(_as_rgb_jpeg(path.name, content, f"{path} in {place}"))
-        yield path.name, {"file_name": path.name, "image": image, "label": label}
-        count += 1
-    if not count:
+@dataclass(frozen=True)
+class _Classes:
+    """The official classes.
+
+    Attributes:
+        wnids: Their names, as folders bear them.
+        validation: Those of the validation images, by number from 1.
+    """
+
+    wnids: frozenset[str]
+    validation: tuple[str, ...]
+
+    def of(self, path: PurePosixPath, short: str) -> str | None:
+        """By the nearest folder (or inner tar file) that is a class, or else the official list."""
+        for parent in path.parents:
+            if (name := parent.name.removesuffix(".tar")) in self.wnids:
+                return name
+        number = _VALIDATION_NAME.fullmatch(path.name) if short == "val" else None
+        if number is None or not 1 <= int(number[1]) <= len(self.validation):
+            return None
+        return self.validation[int(number[1]) - 1]
+
+
+def _split(place: Path, short: str, classes: _Classes, unusable: _Unusable) -> Iterator[_Record]:
+    """Records of one split, each with its label; what cannot be one is noted."""
+    seen: dict[str, PurePosixPath] = {}
+    empty = True
+    for path, image in _as_rgb_jpegs(_images(place)):
+        empty = False
+        label = classes.of(path, short)
+        # The stock builder's key where there is one: the same order then.
+        key = path.name if _OFFICIAL_NAME.fullmatch(path.name) else str(path)
+        named = PurePosixPath(place.name, path)
+        if label is None and path.parent.name:
+            unusable.add("in a folder that is not an ImageNet class", named.parent)
+        elif label is None:
+            like = " nor named like ILSVRC2012_val_00000001.JPEG" if short == "val" else ""
+            unusable.add(f"neither in a folder of their class{like}", named)
+        elif image is None:
+            unusable.add("unreadable, truncated or damaged", named)
+        elif key in seen:
+            unusable.add("there twice", f"{named} and {place.name / seen[key]}")
+        else:
+            seen[key] = path
+            record = {"file_name": path.name, "image": io.BytesIO(image), "label": label}
+            yield key, record
+    if empty:
         raise InputError(f"{place} holds no images (class/name.JPEG, or name.JPEG for val).")
+    if not seen:
+        unusable.refuse(place.parent)
 
 
-def _folder_images(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Images with their path below `folder`."""
-    for pattern in ("*.JPEG", "*/*.JPEG"):
-        for path in sorted(folder.glob(pattern)):
-            yield PurePosixPath(path.relative_to(folder)), path.read_bytes()
+def _images(place: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Images of a folder or tar file with their path in it; tar files within are as folders."""
+    left_out: list[PurePosixPath] = []
+    for path, content in _folder_files(place) if place.is_dir() else _tar_files(place):
+        # What systems leave behind: .DS_Store, ._NAME beside NAME, __MACOSX.
+        if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+            continue
+        if path.suffix.lower() in _IMAGES:
+            yield path, content
+        else:
+            left_out.append(path)
+    if left_out:
+        count = len(left_out)
+        logging.warning("%s: left out what is no image (%d, as %s)", place, count, left_out[0])
 
 
-def _tar_images(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Images of a tar file, those of inner tar files under their name."""
+def _folder_files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    for parent, below, names in os.walk(folder, followlinks=True):
+        below.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            inside = PurePosixPath(path.relative_to(folder))
+            if path.suffix == ".tar" and not name.startswith("."):
+                with path.open("rb") as file:
+                    yield from _within(inside, _members(path, file))
+            else:
+                yield inside, _content(path) if path.suffix.lower() in _IMAGES else b""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # Such as a link to nowhere; no image either, and so it is named.
+
+
+def _tar_files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     with path.open("rb") as file:
         for name, content in _members(path, file):
-            if name.endswith(".tar"):
-                for inner, image in _members(path / name, io.BytesIO(content)):
-                    yield PurePosixPath(name, PurePosixPath(inner).name), image
-            elif name.endswith(".JPEG"):
-                yield PurePosixPath(PurePosixPath(name).name), content
+            if name.suffix == ".tar" and not name.name.startswith("."):
+                yield from _within(name, _members(path / name, io.BytesIO(content)))
+            else:
+                yield name, content
 
 
-def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+def _within(
+    tar: PurePosixPath, members: Iterator[tuple[PurePosixPath, bytes]]
+) -> Iterator[tuple[PurePosixPath, bytes]]:
+    for name, content in members:
+        yield tar / name, content
+
+
+def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[PurePosixPath, bytes]]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
                 stream = archive.extractfile(member)
                 if stream is not None:
-                    yield PurePosixPath(member.name).name, stream.read()
+                    yield PurePosixPath(member.name.lstrip("/")), stream.read()
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{path} is not a whole tar file ({error}): fetch it again.") from error
 
 
-def _as_rgb_jpeg(name: str, content: bytes, place: str) -> bytes:
+def _as_rgb_jpegs(
+    images: Iterator[tuple[PurePosixPath, bytes]],
+) -> Iterator[tuple[PurePosixPath, bytes | None]]:
+    """Each image checked and, if need be, encoded anew; None where it is damaged.
+
+    Every one is decoded, for nothing less finds what is cut off; on all cores, a few at a time.
+    """
+    workers = os.cpu_count() or 1
+    waiting: deque[tuple[PurePosixPath, Future[bytes | None]]] = deque()
+    # OpenCV would speak of what is damaged, too, and name no file.
+    level = opencv_logging.setLogLevel(opencv_logging.LOG_LEVEL_SILENT)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for path, content in images:
+                waiting.append((path, pool.submit(_as_rgb_jpeg, path.name, content)))
+                if len(waiting) > 4 * workers:
+                    first, image = waiting.popleft()
+                    yield first, image.result()
+            for path, image in waiting:
+                yield path, image.result()
+    finally:
+        opencv_logging.setLogLevel(level)
+
+
+def _as_rgb_jpeg(name: str, content: bytes) -> bytes | None:
     """The file as it is, except the few that are CMYK or no JPEG, which TFDS converts too."""
-    if content[:2] == b"\xff\xd8" and name not in CMYK_IMAGES:
-        return content
-    bgr = np.ascontiguousarray(decode_jpeg(content, place)[:, :, ::-1])
+    rgb = decode(content)
+    if rgb is None or (content[:2] == b"\xff\xd8" and name not in CMYK_IMAGES):
+        return None if rgb is None else content
+    bgr = np.ascontiguousarray(rgb[:, :, ::-1])
     return cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()

@@ -29,7 +29,13 @@ class _Photograph:
 
     def decode(self) -> UInt8[np.ndarray, "h w 3"]:
         """The whole image."""
-        return decode_jpeg(self.encoded, self.place)
+        image = decode(self.encoded)
+        if image is None:
+            raise InputError(
+                f"The image {self.place} is truncated or damaged: delete that folder and prepare "
+                "it again, which names damaged raw files."
+            )
+        return image
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +103,15 @@ def _stack(elements: Iterable[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.n
     return np.stack(images), np.array(labels, np.int32)
 
 
-def decode_jpeg(encoded: bytes, place: str) -> UInt8[np.ndarray, "h w 3"]:
+def decode(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """Decode to RGB, ignoring the camera's orientation as ImageNet's other readers do.
 
     Args:
-        encoded: The file.
-        place: Where it comes from, for the message.
+        encoded: The file, a JPEG or of another kind.
 
     Returns:
-        The image.
-
-    Raises:
-        InputError: It cannot be decoded.
+        The image, or None where it is truncated or damaged.
     """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-    if image is None:  # OpenCV does not raise
-        raise InputError(f"The image {place} is truncated or damaged: prepare the data again.")
-    return image
+    # OpenCV does not raise, except on no bytes at all.
+    return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
