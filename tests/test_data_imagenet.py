@@ -60,14 +60,20 @@ def _validation() -> dict[str, bytes]:
     }
 
 
+def _class_tars(folder: Path, front: str = "", within: str = "") -> dict[str, bytes]:
+    """A tar file for each class, with what stands in front of its name and of those within."""
+    tars = {}
+    for path, content in TRAIN.items():
+        wnid, name = path.split("/")
+        _tar(folder / "inner.tar", {within + name: content})
+        tars[f"{front}{wnid}.tar"] = (folder / "inner.tar").read_bytes()
+    (folder / "inner.tar").unlink()
+    return tars
+
+
 def _write_imagenet(folder: Path, train_tar: bool, validation: str) -> None:
     if train_tar:
-        inner = {}
-        for path, content in TRAIN.items():
-            wnid, name = path.split("/")
-            _tar(folder / "inner.tar", {name: content})
-            inner[f"{wnid}.tar"] = (folder / "inner.tar").read_bytes()
-        _tar(folder / "ILSVRC2012_img_train.tar", inner)
+        _tar(folder / "ILSVRC2012_img_train.tar", _class_tars(folder))
     else:
         _write_folder(folder / "train", TRAIN)
     if validation == "tar":
@@ -115,38 +121,15 @@ def test_imagenet_png_is_stored_as_jpeg(tmp_path: Path) -> None:
     assert np.abs(_by_label(dataset.train)[0].astype(int) - RED).max() <= 3
 
 
-def _tarred(files: dict[str, bytes], folder: Path) -> bytes:
-    _tar(folder / "inner.tar", files)
-    content = (folder / "inner.tar").read_bytes()
-    (folder / "inner.tar").unlink()
-    return content
-
-
-def _classes() -> dict[str, dict[str, bytes]]:
-    classes: dict[str, dict[str, bytes]] = {}
-    for path, content in TRAIN.items():
-        wnid, name = path.split("/")
-        classes.setdefault(wnid, {})[name] = content
-    return classes
-
-
 def _dotted(root: Path) -> None:
     """Tar files made with `tar c .`."""
-    inner = {
-        f"./{wnid}.tar": _tarred({f"./{name}": c for name, c in files.items()}, root)
-        for wnid, files in _classes().items()
-    }
-    _tar(root / "ILSVRC2012_img_train.tar", inner)
+    _tar(root / "ILSVRC2012_img_train.tar", _class_tars(root, front="./", within="./"))
     _tar(root / "ILSVRC2012_img_val.tar", {f"./{n}": c for n, c in _validation().items()})
 
 
 def _in_front(root: Path) -> None:
     """A folder in front, in the tar files and in those within."""
-    inner = {
-        f"train/{wnid}.tar": _tarred({f"{wnid}/{name}": c for name, c in files.items()}, root)
-        for wnid, files in _classes().items()
-    }
-    _tar(root / "ILSVRC2012_img_train.tar", inner)
+    _tar(root / "ILSVRC2012_img_train.tar", _class_tars(root, front="train/", within="images/"))
     _tar(root / "ILSVRC2012_img_val.tar", {f"some/val/{n}": c for n, c in _validation().items()})
 
 
@@ -158,8 +141,7 @@ def _plain_folders(root: Path) -> None:
 
 def _half_unpacked(root: Path) -> None:
     """The outer tar file unpacked, and not those within."""
-    for wnid, files in _classes().items():
-        _write_folder(root / "train", {f"{wnid}.tar": _tarred(files, root)})
+    _write_folder(root / "train", _class_tars(root))
     _write_folder(root / "val", _validation())
 
 

@@ -30,7 +30,7 @@ _IMAGES = frozenset({".jpeg", ".jpg", ".jpe", ".png", ".gif", ".bmp", ".webp", "
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 _OFFICIAL_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})\.JPEG")
 _TFDS_FOLDER = "datasets/imagenet2012"
-_NAMED = 100
+_NAMED_AT_MOST = 100
 
 _Record = tuple[str, dict[str, Any]]
 
@@ -79,8 +79,8 @@ class _Unusable:
 
 
 def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def read(files: Mapping[str, Path]) -> RawData:
