@@ -1,24 +1,27 @@
 """Convert a trained network into a spiking one: `python convert.py RUN [--option value ...]`."""
 
-import os
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from tcl_jax.terminal import ends_at_ctrl_c, reported_at_exit
 
-import tyro
+with ends_at_ctrl_c():  # these take seconds
+    import os
+    import sys
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Annotated, Literal
 
-from tcl_jax.cli import check_options
-from tcl_jax.conversion.of_run import convert_run
-from tcl_jax.errors import InputError, reported_at_exit
-from tcl_jax.report.of_run import report_run
-from tcl_jax.report.tables import print_conversion, print_layers
-from tcl_jax.run import open_run
+    import tyro
+
+    from tcl_jax.cli import Folder, check_options, command
+    from tcl_jax.conversion.of_run import convert_run
+    from tcl_jax.errors import InputError
+    from tcl_jax.report.of_run import report_run
+    from tcl_jax.report.tables import print_conversion, print_layers
+    from tcl_jax.run import open_run
 
 
 @dataclass(frozen=True)
 class Options:
-    """Convert a run's network into a spiking one, and verify that it still computes the same."""
+    """Convert a run's network into a spiking one; verify that it computes the same."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as train.py left it."""
@@ -39,9 +42,9 @@ class Options:
     """Latencies T at which they are."""
     batch_size: int = 100
     """Images at a time."""
-    data_dir: Path | None = None
+    data_dir: Folder = None
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
-    raw_dir: Path | None = None
+    raw_dir: Folder = None
     """Where the data set's raw files lie."""
 
 
@@ -68,8 +71,9 @@ def main() -> int:
             batch_size=o.batch_size,
         )
         print_layers(layers, max(o.report_timesteps))
-    named = "" if o.snn == Options.snn else f" --snn {o.snn}"
-    print(f"wrote {o.run / o.snn}; next: python simulate.py {o.run}{named} --timesteps 100")
+    named = () if o.snn == Options.snn else ("--snn", o.snn)
+    then = command("simulate.py", o.run, *named, "--timesteps", 100)
+    print(f"wrote {o.run / o.snn}; next: {then}")
     return 0
 
 

@@ -1,29 +1,32 @@
 """Simulate a run's spiking network: `python simulate.py RUN --timesteps T [--option value ...]`."""
 
-import os
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from tcl_jax.terminal import ends_at_ctrl_c, reported_at_exit
 
-import tyro
+with ends_at_ctrl_c():  # these take seconds
+    import os
+    import sys
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Annotated, Any, Literal
 
-from tcl_jax.cli import check_options
-from tcl_jax.errors import InputError, reported_at_exit
-from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
-from tcl_jax.sharding import use_cores
-from tcl_jax.simulation.adaptive_of_run import adapt_run
-from tcl_jax.simulation.coding import ANALOG, Coding
-from tcl_jax.simulation.energy import FLOAT32, OperationCost
-from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.of_run import latencies, simulate_run
+    import tyro
+
+    from tcl_jax.cli import Folder, Whole, check_options
+    from tcl_jax.errors import InputError
+    from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
+    from tcl_jax.sharding import use_cores
+    from tcl_jax.simulation.adaptive_of_run import adapt_run
+    from tcl_jax.simulation.coding import ANALOG, Coding
+    from tcl_jax.simulation.energy import FLOAT32, OperationCost
+    from tcl_jax.simulation.neurons import IF, Neurons
+    from tcl_jax.simulation.of_run import latencies, simulate_run
 
 
 @dataclass(frozen=True)
 class Options:
-    """Accuracy of a run's spiking network at every latency up to T, beside the trained network's.
+    """Accuracy of a run's spiking network at every latency T, and of the trained one.
 
-    Writes curve.csv, curve.png and summary.json, or what --energy and --adaptive say.
+    Writes curve.csv, curve.png, summary.json, and what --energy or --adaptive says.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -35,16 +38,19 @@ class Options:
     readout: Literal["spikes", "membrane"] = "spikes"
     """Classify by output spikes, as the paper does, or by the output's accumulated current."""
     neurons: tyro.conf.OmitArgPrefixes[Neurons] = IF
+    """What hidden neurons are; the defaults are the paper's.  Those of the output only count."""
     coding: tyro.conf.OmitArgPrefixes[Coding] = ANALOG
+    """How images are fed; the default is the paper's."""
     delay: int = 0
     """What reaches the output in so many first steps is left out."""
-    images: int | None = None
+    images: Whole = None
     """Number of test images (default: all)."""
     batch_size: int = 100
     """Images at a time."""
     energy: bool = False
     """Count synaptic operations and estimate their energy: energy.json, energy.csv, energy.png."""
     cost: tyro.conf.OmitArgPrefixes[OperationCost] = FLOAT32
+    """With --energy: what the two operations cost (default: 32-bit floats, Horowitz 2014)."""
     adaptive: bool = False
     """Instead, stop each image once its class is safe, and compare with all of them run to T:
     adaptive.json, adaptive.png."""
@@ -52,11 +58,11 @@ class Options:
     """With --adaptive: accuracy that may be lost against fixed T, in points."""
     calibration_images: int = 2000
     """With --adaptive: training images, the last ones, that tell when a class is safe."""
-    output: Path | None = None
+    output: Folder = None
     """Where to write (default: the run's folder, or the spiking network's if it has a name)."""
-    data_dir: Path | None = None
+    data_dir: Folder = None
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
-    raw_dir: Path | None = None
+    raw_dir: Folder = None
     """Where the data set's raw files lie."""
 
 

@@ -1,35 +1,36 @@
 """Train a network with trainable clipping layers: `python train.py PRESET [--option value ...]`."""
 
-import os
-import shlex
-import signal
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from tcl_jax.terminal import ends_at_ctrl_c, reported_at_exit
 
-import tyro
+with ends_at_ctrl_c():  # these take seconds
+    import os
+    import signal
+    import sys
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Annotated
 
-from tcl_jax import presets
-from tcl_jax.cli import check_options, preset_and_options
-from tcl_jax.config import Config
-from tcl_jax.errors import reported_at_exit
-from tcl_jax.sharding import use_cores
-from tcl_jax.training import fit
+    import tyro
+
+    from tcl_jax import presets
+    from tcl_jax.cli import Folder, check_options, command, preset_and_options
+    from tcl_jax.config import Config
+    from tcl_jax.sharding import use_cores
+    from tcl_jax.training import fit
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train a network, and leave a run's folder that convert.py and simulate.py go on from."""
+    """Train a network; its folder is what convert.py and simulate.py go on from."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: Path
     """The run's folder: configuration, checkpoints, metrics, later the spiking network."""
     resume: bool = False
     """Continue the run in the folder, exactly where it stopped."""
-    data_dir: Path | None = None
+    data_dir: Folder = None
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
-    raw_dir: Path | None = None
+    raw_dir: Folder = None
     """Where the data set's raw files lie, for a machine that cannot download them."""
 
 
@@ -47,13 +48,10 @@ def main() -> int:
     )
     if result.stopped_by is not None:
         again = [a for a in sys.argv[1:] if a != "--resume"] + ["--resume"]
-        print(
-            f"stopped and saved at step {result.step}; to go on: "
-            f"python train.py {shlex.join(again)}"
-        )
+        print(f"stopped and saved at step {result.step}; to go on: {command('train.py', *again)}")
         return 130 if result.stopped_by == signal.SIGINT else 0
     done = "finished" if result.test_accuracy is not None else "was finished already"
-    print(f"{done}: {options.workdir}; next: python convert.py {options.workdir}")
+    print(f"{done}: {options.workdir}; next: {command('convert.py', options.workdir)}")
     return 0
 
 

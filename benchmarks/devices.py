@@ -53,7 +53,7 @@ def main() -> int:
             print(f"{network}: {EVALUATIONS} evaluations beside {beside}", flush=True)
             ended[f"{network}/{beside}"] = _evaluations(network, loaded=beside != BESIDE[0])
     record = {**provenance.describe(), "seed": 0, "seconds": timed, "evaluations": ended}
-    (RESULTS / "devices.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "devices.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     _write(record)
     return 0
 
@@ -190,7 +190,7 @@ def _write(record: dict[str, Any]) -> None:
         network, beside = key.split("/")
         steps = found.get("other_steps", "–")
         rows.append(f"| {network} | {beside} | {found['ended']} | {found['status']} | {steps} |")
-    (RESULTS / "README.md").write_text("\n".join(rows) + "\n")
+    (RESULTS / "README.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main() -> int:
             print(rows[-1], flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     record = {**provenance.describe(), "seed": 0, "tpu": TPU, "rows": rows}
-    (RESULTS / "precision.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "precision.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     _write(record)
     return 0
 
@@ -113,7 +113,7 @@ def _write(record: dict[str, Any]) -> None:
         "",
         "`highest` is what tcl_jax asks for, whatever `jax_default_matmul_precision` says.",
     ]
-    (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

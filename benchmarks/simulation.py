@@ -60,7 +60,7 @@ def main() -> int:
 
     RESULTS.mkdir(parents=True, exist_ok=True)
     record = RESULTS / "simulation.json"
-    found = json.loads(record.read_text())["rows"] if record.exists() else {}
+    found = json.loads(record.read_text(encoding="utf-8"))["rows"] if record.exists() else {}
     for network in options.networks:
         for batch in options.batches:
             key = f"{network}/{batch}"
@@ -69,9 +69,9 @@ def main() -> int:
             found[key] = _rounds(network, batch, options.systems, options.rounds)
             versions = {p: metadata.version(p) for p in ("torch", *list(PEERS)[:3])}
             content = {**provenance.describe(), "peers": versions, "rows": found}
-            record.write_text(json.dumps(content, indent=1) + "\n")
-            _write(json.loads(record.read_text()))
-    _write(json.loads(record.read_text()))
+            record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            _write(json.loads(record.read_text(encoding="utf-8")))
+    _write(json.loads(record.read_text(encoding="utf-8")))
     return 0
 
 
@@ -236,7 +236,7 @@ def _write(content: dict[str, Any]) -> None:
         *steps,
         "",
     ]
-    (RESULTS / "README.md").write_text("\n".join(rows))
+    (RESULTS / "README.md").write_text("\n".join(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tcl_jax import provenance  # noqa: E402
-from tcl_jax.errors import reported_at_exit  # noqa: E402
+from tcl_jax.report.pages import table  # noqa: E402
+from tcl_jax.terminal import reported_at_exit  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def main() -> int:
                 _simulate(e, f"--{what}", images, *more, "--output", record.parent)
                 shutil.copy(run / "environment.json", record.parent)  # of its training
             if record.exists():
-                records[what].append(json.loads(record.read_text()))
+                records[what].append(json.loads(record.read_text(encoding="utf-8")))
     _write(folder, **records)
     return 0
 
@@ -98,31 +100,8 @@ def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
         "the last training images (0.1 points allowed), of which the networks are surer than of "
         "test images; the loss is the one on test images.",
         "",
-        "| network | images | V(0)/θ | fixed T | at fixed T | adaptive | loss, points | mean T "
-        "| half by | 99 % by | at fixed T ≈ mean | seconds, fixed | seconds, adaptive "
-        "| decisions unlike the whole simulation's |",
-        "|---" * 14 + "|",
+        *_adaptive(adaptive),
     ]
-    for a in adaptive:
-        at, seconds, by = a["accuracy_fixed_at_mean"], a["seconds"], a["percentiles"]
-        loss = 100 * (a["accuracy_fixed"] - a["accuracy"])
-        cells = (
-            a["network"],
-            a["images"],
-            f"{a['v0']:g}",
-            a["timesteps"],
-            f"{100 * a['accuracy_fixed']:.2f}",
-            f"{100 * a['accuracy']:.2f}",
-            f"{loss:+.2f}",
-            f"{a['mean_steps']:.2f}",
-            f"{by['50']:g}",
-            f"{by['99']:g}",
-            f"{100 * at['accuracy']:.2f} (T = {at['T']})",
-            f"{seconds['fixed']:.0f}",
-            f"{seconds['adaptive']:.0f}",
-            a["differ_from_fixed_simulation"],
-        )
-        rows.append("| " + " | ".join(map(str, cells)) + " |")
     rows += [
         "",
         "Seconds are of one pass each, compiled before.",
@@ -131,27 +110,12 @@ def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
         "",
         "Of an image on average, in µJ, at Horowitz's 0.9 pJ an addition and 4.6 pJ a "
         "multiply-accumulate (32-bit floats, 45 nm); accuracy on the same images, in %.",
-        "",
-        "| network | images | V(0)/θ | T | accuracy | ACs | MACs | energy | of the ANN's |",
-        "|---" * 9 + "|",
+        *_energy(energy),
     ]
-    for e in energy:
-        network = (e["network"], e["images"], f"{e['v0']:g}")
-        rights = e["snn_accuracy"]
-        lines = [(t, rights[t], at) for t, at in e["at"].items()]
-        for t, right, at in [*lines, ("ANN", e["ann_accuracy"], e["ann"])]:
-            cells = (
-                *network,
-                t,
-                f"{100 * right:.2f}",
-                f"{at['additions']:,.0f}",
-                f"{at['macs']:,}",
-                f"{at['energy_uj']:.2f}",
-                f"{at['energy_uj'] / e['ann']['energy_uj']:.2f}",
-            )
-            rows.append("| " + " | ".join(map(str, cells)) + " |")
     rows += ["", "## Commands", ""]
-    trainings = [json.loads(f.read_text()) for f in sorted(folder.glob("*/environment.json"))]
+    trainings = [
+        json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*/environment.json"))
+    ]
     for content in (*trainings, *adaptive, *energy):
         where = f"{content['hardware']['device']}, {content['hardware']['host_cores']} cores"
         commit = provenance.short(content["commit"])
@@ -160,7 +124,52 @@ def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
         for plot in ("adaptive.png", "energy.png"):
             if (run / plot).exists():
                 rows += ["", f"![{run.name}, {plot[:-4]}]({run.name}/{plot})"]
-    (folder / "README.md").write_text("\n".join(rows) + "\n")
+    (folder / "README.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _adaptive(records: list[Any]) -> list[str]:
+    """A column for each network: there are more figures than networks."""
+    figures: dict[str, list[str]] = defaultdict(list)
+    for a in records:
+        at, seconds, by = a["accuracy_fixed_at_mean"], a["seconds"], a["percentiles"]
+        loss = 100 * (a["accuracy_fixed"] - a["accuracy"])
+        figures["images"].append(a["images"])
+        figures["V(0)/θ"].append(f"{a['v0']:g}")
+        figures["fixed T"].append(a["timesteps"])
+        figures["accuracy at fixed T"].append(f"{100 * a['accuracy_fixed']:.2f}")
+        figures["accuracy, adaptive"].append(f"{100 * a['accuracy']:.2f}")
+        figures["loss, points"].append(f"{loss:+.2f}")
+        figures["mean T"].append(f"{a['mean_steps']:.2f}")
+        figures["half stopped by T"].append(f"{by['50']:g}")
+        figures["99 % stopped by T"].append(f"{by['99']:g}")
+        figures["fixed T ≈ mean T"].append(at["T"])
+        figures["accuracy at that"].append(f"{100 * at['accuracy']:.2f}")
+        figures["seconds, fixed T"].append(f"{seconds['fixed']:.0f}")
+        figures["seconds, adaptive"].append(f"{seconds['adaptive']:.0f}")
+        figures["decisions unlike the whole simulation's"].append(a["differ_from_fixed_simulation"])
+    networks = [a["network"] for a in records]
+    return table(("", *networks), [(name, *row) for name, row in figures.items()])
+
+
+def _energy(records: list[Any]) -> list[str]:
+    lines = []
+    for e in records:
+        rights = e["snn_accuracy"]
+        found = [(t, rights[t], at) for t, at in e["at"].items()]
+        rows = [
+            (
+                t,
+                f"{100 * right:.2f}",
+                f"{at['additions']:,.0f}",
+                f"{at['macs']:,}",
+                f"{at['energy_uj']:.2f}",
+                f"{at['energy_uj'] / e['ann']['energy_uj']:.2f}",
+            )
+            for t, right, at in [*found, ("ANN", e["ann_accuracy"], e["ann"])]
+        ]
+        lines += ["", f"### {e['network']}, {e['images']} images, V(0) = {e['v0']:g} θ", ""]
+        lines += table(("T", "accuracy", "ACs", "MACs", "energy", "of the ANN's"), rows)
+    return lines
 
 
 if __name__ == "__main__":

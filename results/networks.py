@@ -39,7 +39,8 @@ from tcl_jax.conversion import (  # noqa: E402
     trace,
     with_norms,
 )
-from tcl_jax.errors import reported_at_exit  # noqa: E402
+from tcl_jax.report.pages import table  # noqa: E402
+from tcl_jax.terminal import reported_at_exit  # noqa: E402
 
 # Side of the images that the network is for, and of small ones; classes.
 NETWORKS = {
@@ -72,14 +73,14 @@ def main() -> int:
     folder = ROOT / "results" / "networks"
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "networks.json"
-    found = json.loads(record.read_text()) if record.exists() else {}
+    found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     about = provenance.describe() | {"seed": 0}  # before the record changes the tree
     for name in NETWORKS:
         for what in MEASURES:
             if what not in found.setdefault(name, {}):
                 print(name, what, flush=True)
                 found[name][what] = {**_apart(name, what), **about}
-                record.write_text(json.dumps(found, indent=1) + "\n")
+                record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     _write(found, folder)
     return 0
 
@@ -189,35 +190,47 @@ def _mean_logits(graph: Any, x: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _write(found: dict[str, Any], folder: Path) -> None:
+    conversion, convergence = [], []
+    for name, entry in found.items():
+        a, b = entry["conversion"], entry["convergence"]
+        size = (a["side"], f"{a['parameters']:,}", a["neurons"])
+        lowering = max(entry["lowering"]["seconds"].values())
+        cost = (f"{a['seconds']:.1f}", f"{a['peak_gib']:.2f}", f"{lowering:.2f}")
+        conversion.append((name, *size, *cost))
+        errors = [f"{b['snn'][str(t)]:.4f}" for t in LATENCIES]
+        convergence.append((name, b["side"], f"{b['logits']:.1e}", *errors))
     rows = [
         "# Conversion of every network",
         "",
-        "Written by `python results/networks.py`, which says how each figure is measured.  Errors "
-        "are relative to the largest logit; weights, batch statistics and λ are random (seed 0).",
+        "Written by `python results/networks.py`, which says how each figure is measured.",
+        "Weights, batch statistics and λ are random (seed 0).",
         "",
-        "| network | parameters | layers of neurons | image | conversion, s | peak memory, GiB "
-        "| small image | lowering, s | logits | "
-        + " | ".join(f"SNN, T={t}" for t in LATENCIES)
-        + " |",
-        "|---" * (9 + len(LATENCIES)) + "|",
+        "## Conversion",
+        "",
+        "For images of the network's own size: layers of neurons, seconds and peak memory; and",
+        "seconds to lower it, the longer of those for either size.",
+        "",
+        *table(
+            ("network", "image", "parameters", "layers", "seconds", "GiB", "lowering"), conversion
+        ),
+        "",
+        "## Convergence",
+        "",
+        "Errors on small images, relative to the largest logit: of the converted network's logits,",
+        "and of the spiking network's at some T.",
+        "",
+        *table(
+            ("network", "image", "logits", *(f"T={t}" for t in LATENCIES)),
+            convergence,
+        ),
     ]
-    for name, entry in found.items():
-        a, b = entry["conversion"], entry["convergence"]
-        lowering = max(entry["lowering"]["seconds"].values())
-        snn = {int(t): e for t, e in b["snn"].items()}
-        rows.append(
-            f"| {name} | {a['parameters']:,} | {a['neurons']} | {a['side']} | {a['seconds']:.1f} "
-            f"| {a['peak_gib']:.2f} | {b['side']} | {lowering:.2f} | {b['logits']:.1e} | "
-            + " | ".join(f"{snn[t]:.4f}" for t in LATENCIES)
-            + " |"
-        )
     rows.append("")
     for what in MEASURES:
         made = {(_commit(e[what]), _machine(e[what])) for e in found.values()}
         rows += [f"{what.capitalize()} at commit {c}, on {m}.  " for c, m in sorted(made)]
     rows.append("")
     rows += ["![error against latency](convergence.png)", ""]
-    (folder / "README.md").write_text("\n".join(rows))
+    (folder / "README.md").write_text("\n".join(rows), encoding="utf-8")
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     colours = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(found)))

@@ -17,9 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tcl_jax.errors import InputError, reported_at_exit  # noqa: E402
+from tcl_jax.errors import InputError  # noqa: E402
 from tcl_jax.report.experiment import Curve, write_report  # noqa: E402
 from tcl_jax.run import LAYER_REPORT  # noqa: E402
+from tcl_jax.terminal import reported_at_exit  # noqa: E402
 from tcl_jax.training.log import METRICS, read  # noqa: E402
 
 
@@ -122,8 +123,10 @@ def _run(
         for file in ("curve.csv", "curve.png", "summary.json", *LAYER_REPORT):
             if (run / snn / file).exists():
                 shutil.copy(run / snn / file, kept / snn / file)
-        about = json.loads((run / snn / "graph.json").read_text())["about"]
-        (kept / snn / "conversion.json").write_text(json.dumps(about, indent=2) + "\n")
+        about = json.loads((run / snn / "graph.json").read_text(encoding="utf-8"))["about"]
+        (kept / snn / "conversion.json").write_text(
+            json.dumps(about, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def _trained(run: Path, epochs: int) -> bool:

@@ -1,8 +1,37 @@
 """Train JAX networks with trainable clipping layers, make them spiking ones, simulate those."""
 
-from tcl_jax import simulation as simulation
-from tcl_jax.clipping import TCL as TCL
-from tcl_jax.clipping import clip as clip
-from tcl_jax.conversion import convert as convert
-from tcl_jax.errors import InputError as InputError
-from tcl_jax.report.explain import explain as explain
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tcl_jax import conversion as conversion
+    from tcl_jax import simulation as simulation
+    from tcl_jax.clipping import TCL as TCL
+    from tcl_jax.clipping import clip as clip
+    from tcl_jax.conversion import convert as convert
+    from tcl_jax.errors import InputError as InputError
+    from tcl_jax.report.explain import explain as explain
+
+# Where each public name is.  Imported on first use, so that a command can take care of Ctrl-C, and
+# of what else may happen, before JAX is imported, which takes a second or more.
+_HOME = {
+    "TCL": "clipping",
+    "clip": "clipping",
+    "convert": "conversion",
+    "InputError": "errors",
+    "explain": "report.explain",
+}
+_PACKAGES = ("conversion", "simulation")
+__all__ = sorted([*_HOME, *_PACKAGES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"tcl_jax.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"tcl_jax.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'tcl_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,15 +1,18 @@
 """Commands about runs: `python -m tcl_jax status RUN [RUN ...]`."""
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from tcl_jax.terminal import ends_at_ctrl_c, reported_at_exit
 
-import tyro
+with ends_at_ctrl_c():  # these take seconds
+    import sys
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Annotated
 
-from tcl_jax.cli import check_options
-from tcl_jax.errors import InputError, reported_at_exit
-from tcl_jax.training import heartbeat
+    import tyro
+
+    from tcl_jax.cli import check_options
+    from tcl_jax.errors import InputError
+    from tcl_jax.training import heartbeat
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,11 @@ class Status:
     Exits with 1 where one failed, died or hangs.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+    ]
     """Folders of runs."""
     patience: float = heartbeat.PATIENCE
     """Seconds without a sign of life after which a training is taken to hang."""
@@ -27,6 +34,10 @@ class Status:
 
 def status(arguments: list[str]) -> int:
     o = check_options(Status, None, arguments, prog="python -m tcl_jax status")
+    if not o.runs:
+        raise InputError("RUN is missing: name the folder of at least one run")
+    if not o.patience > 0:
+        raise InputError(f"--patience must be above 0 seconds, got {o.patience:g}")
     well, untold = True, []
     for run in o.runs:
         try:
@@ -41,17 +52,21 @@ def status(arguments: list[str]) -> int:
     return 0 if well else 1
 
 
-COMMANDS = {"status": status}
+COMMANDS = {"status": (status, "whether trainings go on, have ended, failed, died or hang")}
 
 
 def main() -> int:
     name, *arguments = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
-        print(__doc__)
+        print("usage: python -m tcl_jax COMMAND RUN [RUN ...]\n\ncommands:")
+        for command, (_, told) in COMMANDS.items():
+            print(f"  {command}  {told}")
+        print("\npython -m tcl_jax COMMAND --help lists a command's options.")
         return 0
     if name not in COMMANDS:
-        raise InputError(f"name a command, one of {', '.join(COMMANDS)}, got {name!r}")
-    return COMMANDS[name](arguments)
+        got = f", got {name!r}" if name else ""
+        raise InputError(f"name a command, one of {', '.join(COMMANDS)}{got}")
+    return COMMANDS[name][0](arguments)
 
 
 if __name__ == "__main__":

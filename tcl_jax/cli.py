@@ -1,19 +1,27 @@
-"""What the command lines share: reading options, with one sentence for each mistake."""
+"""What the command lines share: options, one sentence for each mistake, and what to run next."""
 
 import contextlib
 import difflib
 import io
 import itertools
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from tcl_jax.errors import InputError
 
 T = TypeVar("T")
+
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+"""A folder that may be left out; the help says what is taken then."""
+Whole = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+"""Likewise a whole number."""
 
 # As tyro's help calls them; the list comes first, for it contains the word of its elements.
 _KINDS = {"[FLOAT": "numbers", "INT": "a whole number", "FLOAT": "a number", "PATH": "a path"}
@@ -55,15 +63,37 @@ def check_options(
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        raise InputError(
-            f"{_sentence(complaint.getvalue(), arguments)} (see {prog} --help)"
-        ) from None
+        sentence = (
+            _ours(error) or f"{_sentence(complaint.getvalue(), arguments)} (see {prog} --help)"
+        )
+        raise InputError(sentence) from None
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0], _options(kind), n=1, cutoff=0.5)
         hint = f": did you mean {close[0]}?" if close else ""
         what = "unknown option" if unknown[0].startswith("-") else "nothing takes the argument"
         raise InputError(f"{what} {unknown[0]}{hint} ({prog} --help lists the options)")
     return options
+
+
+def command(script: str, *arguments: object) -> str:
+    """The command line that runs one of the scripts beside the running one, for the same shell.
+
+    By the Python that runs now, which has the libraries; the shell's own may not.
+    """
+    python, found = Path(sys.executable), Path(shutil.which("python") or "")
+    # A virtual environment's is a link to the one that it was made with.
+    if found.parent == python.parent and found.resolve() == python.resolve():
+        python = Path("python")
+    elif python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), str(Path(sys.argv[0]).with_name(script)), *map(str, arguments)])
+
+
+def _ours(error: BaseException | None) -> str:
+    """What a dataclass said of its values, which tyro reports as if it came from a library."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__context__
+    return str(error or "")
 
 
 def _options(kind: type) -> list[str]:

@@ -146,7 +146,7 @@ def read(path: Path) -> Config:
         InputError: the file is missing, is not JSON, or holds unknown or unfit settings.
     """
     try:
-        loaded = json.loads(path.read_text())
+        loaded = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path.parent} is not a run: it has no {path.name}; make one with train.py"

@@ -50,7 +50,8 @@ def whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     new = path.with_name(f".{path.name}.new")
     try:
-        with new.open(mode, newline=None if "b" in mode else "") as file:
+        text: dict[str, Any] = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
+        with new.open(mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -19,7 +19,7 @@ def describe() -> dict[str, Any]:
     """The running command, the code's commit, library versions and the hardware."""
     device = jax.devices()[0]
     return {
-        "command": " ".join(["python", *map(shlex.quote, [Path(sys.argv[0]).name, *sys.argv[1:]])]),
+        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
@@ -42,15 +42,32 @@ def short(commit: str) -> str:
     return re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", commit)
 
 
+def _program() -> list[str]:
+    """What runs, as it is called from the checkout; of another program the name alone."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        return ["-m", spec.name.removesuffix(".__main__")]
+    script, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[1]
+    return [str(script.relative_to(root)) if script.is_relative_to(root) else script.name]
+
+
 def _commit() -> str:
-    """Commit of the checkout that holds this file, marked where tracked files have changed."""
+    """Commit of the checkout that holds this file, marked where tracked files have changed.
+
+    Not of a repository that this file merely lies in, as where an environment is part of it.
+    """
+    here = Path(__file__).resolve()
+    # Git tells its hooks of another repository by these.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
     def git(*args: str) -> str:
+        command = ["git", "-C", str(here.parent), *args]
         return subprocess.run(
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            command, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -59,7 +76,7 @@ def _commit() -> str:
 
 def _cpu() -> str:
     try:
-        info = Path("/proc/cpuinfo").read_text()
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in info.splitlines() if "model name" in line]

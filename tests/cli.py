@@ -95,6 +95,24 @@ def run(script: str, *arguments: object, **extra: str) -> Finished:
         return Finished(status, out.read().decode(), err.read().decode(), seconds)
 
 
+def paste(line: str, **extra: str) -> Finished:
+    """Run a command that was printed, as a user would: in a shell, in the same folder."""
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env=environment(**extra),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def told_next(done: Finished) -> str:
+    """The command that another ended with."""
+    return done.out.splitlines()[-1].split("next: ")[1]
+
+
 def succeed(script: str, *arguments: object, **extra: str) -> Finished:
     """Run a command that is to end with status 0."""
     return succeeded(run(script, *arguments, **extra))
@@ -132,7 +150,7 @@ def train(folder: Path, *options: str) -> DigitsRun:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> DigitsRun:
     """A network with TCL."""
-    return train(tmp_path_factory.getbasetemp() / "digits")
+    return train(tmp_path_factory.getbasetemp() / "the digits (1)")
 
 
 @functools.cache

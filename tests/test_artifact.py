@@ -318,3 +318,41 @@ def test_arrays_of_conversions_long_killed_are_removed(artifact, folder):
 def test_a_folder_without_a_network_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no spiking network in .*: make one with convert\.py"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 2), (3, 4, 4, 2), (2, 3, 4, 4, 2)])
+def test_own_images_are_standardised_as_those_of_the_training(artifact, shape):
+    mean, std = [0.2, 0.7], [0.1, 0.3]
+    knowing = Artifact(artifact.graph, {**ABOUT, "images": {"mean": mean, "std": std}})
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    found = knowing.standardize(pixels)
+    expected = (pixels / 255 - np.array(mean)) / np.array(std)
+    assert found.dtype == jnp.float32 and found.shape == shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        (np.zeros((4, 4, 2)), "pixels from 0 to 255, as uint8, got float64"),
+        ([[0, 1], [2, 3]], "as uint8, got list"),
+        (np.zeros((8, 4, 2), np.uint8), r"takes images of shape \(4, 4, 2\), got \(8, 4, 2\)"),
+        (np.zeros((4, 4), np.uint8), r"takes images of shape \(4, 4, 2\), got \(4, 4\)"),
+    ],
+)
+def test_what_are_no_such_images_is_refused(artifact, pixels, said):
+    knowing = Artifact(artifact.graph, {"images": {"mean": [0.5] * 2, "std": [0.5] * 2}})
+    with pytest.raises(InputError, match=said):
+        knowing.standardize(pixels)
+
+
+def test_an_artifact_that_does_not_know_its_standardisation_says_so(artifact):
+    with pytest.raises(InputError, match="convert the run again"):
+        artifact.standardize(np.zeros((4, 4, 2), np.uint8))
+
+
+def test_nodes_are_found_by_name(artifact):
+    found = artifact.graph
+    assert all(found.node(node.name) is node for node in found.nodes)
+    with pytest.raises(InputError, match="no node 'nueron': the closest are neuron"):
+        found.node("nueron")

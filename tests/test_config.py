@@ -1,14 +1,13 @@
-"""Configurations, presets and provenance: what is written beside a run, and read back."""
+"""Configurations and presets: what is written beside a run, and read back."""
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_jax import config, models, presets, provenance
+from tcl_jax import config, models, presets
 from tcl_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from tcl_jax.errors import InputError
 
@@ -164,18 +163,3 @@ def test_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a run"):
         config.read(tmp_path / "file" / "config.json")
-
-
-def test_provenance_says_where_a_figure_comes_from():
-    found = provenance.describe()
-    assert list(found) == ["command", "commit", "python", "libraries", "hardware"]
-    assert set(found["hardware"]) == {"backend", "device", "devices", "processes", "host_cores"}
-    assert {"jax", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(found["libraries"])
-    commit = found["commit"].removesuffix("+changes")
-    assert commit == "not a git checkout" or len(commit) == 40
-    json.dumps(found)
-
-
-def test_provenance_quotes_the_command(monkeypatch):
-    monkeypatch.setattr("sys.argv", [str(Path("/x/train.py")), "digits-cnet", "--workdir", "a b"])
-    assert provenance.describe()["command"] == "python train.py digits-cnet --workdir 'a b'"

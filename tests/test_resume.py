@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cli import finish, run, start, succeed, wait_until
+from cli import ROOT, finish, paste, run, start, succeed, succeeded, told_next, wait_until
 from cli import trained as trained
 
 from tcl_jax import config as configs
@@ -69,7 +70,7 @@ def assert_same_run(folder: Path, uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_by_a_signal(number, uninterrupted, tmp_path):
-    folder = tmp_path / "with a space"
+    folder = tmp_path / "with a space (2)"
     process = begin(folder)
     wait_until(lambda: reached(folder, 44), process)
     # Any moment will do: one in the middle of a step, an evaluation or a checkpoint.
@@ -84,10 +85,7 @@ def test_interrupted_by_a_signal(number, uninterrupted, tmp_path):
     step = int(message.removeprefix("stopped and saved at step ").split(";")[0])
     assert 44 <= step < STEPS
     assert (folder / "checkpoints" / str(step)).is_dir(), "the state was not saved"
-    command = message.split("python train.py ")[1]
-    assert command == f"digits-cnet --epochs 5 --batch-size 32 --workdir '{folder}' --resume"
-
-    done = succeed("train", *SETTINGS, "--workdir", folder, "--resume")
+    done = succeeded(paste(message.split("to go on: ")[1]))
     assert "finished:" in done.out
     assert_same_run(folder, uninterrupted)
 
@@ -277,6 +275,7 @@ def test_a_finished_run_is_left_alone(trained, tmp_path):
     folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
     before = contents(folder)
     done = succeed("train", "digits-cnet", "--epochs", 3, "--workdir", folder, "--resume")
-    assert done.out == f"was finished already: {folder}; next: python convert.py {folder}\n"
+    assert done.out.startswith(f"was finished already: {folder}; next: ")
+    assert shlex.split(told_next(done))[1:] == [str(ROOT / "convert.py"), str(folder)]
     assert done.err == ""
     assert contents(folder) == before

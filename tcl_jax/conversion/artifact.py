@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import Array, Float, UInt8
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError, first_line
 from tcl_jax.files import remove, whole
+from tcl_jax.pixels import standardize
 
 VERSION = 2
 GRAPH = "graph.json"
@@ -32,11 +34,43 @@ class Artifact:
 
     Attributes:
         graph: folded and normalised.
-        about: norm method, λ by layer, verification figures, provenance; JSON types only.
+        about: norm method, λ by layer, shape and standardisation of the images, verification
+            figures, provenance; JSON types only.
     """
 
     graph: g.SpikingGraph
     about: dict[str, Any]
+
+    def standardize(self, image: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+        """One's own images, or one of them, as input of the network: as those of the training were.
+
+        Args:
+            image: pixels from 0 to 255, in the size that the network takes.
+
+        Raises:
+            InputError: they are no such pixels, or the artifact does not know the standardisation.
+
+        >>> import numpy as np, jax.numpy as jnp
+        >>> from tcl_jax.conversion import Artifact, trace
+        >>> images = {"mean": [0.5], "std": [0.25]}
+        >>> artifact = Artifact(trace(lambda x: x, jnp.zeros((1, 1, 1, 1))), {"images": images})
+        >>> artifact.standardize(np.full((1, 1, 1), 255, np.uint8)).item()
+        2.0
+        """
+        if (how := self.about.get("images")) is None:
+            raise InputError(
+                "this spiking network does not say how its images were standardised: convert the "
+                "run again"
+            )
+        takes = self.graph.input.shape
+        shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+        if dtype != np.uint8:
+            raise InputError(f"an image must be pixels from 0 to 255, as uint8, got {dtype}")
+        if shape[-len(takes) :] != takes:
+            raise InputError(
+                f"the network takes images of shape {takes}, got {shape}: resize or pad"
+            )
+        return standardize(jnp.asarray(image), **how)
 
 
 def save(artifact: Artifact, folder: Path | str) -> None:

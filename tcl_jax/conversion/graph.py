@@ -5,6 +5,7 @@ One graph is read in two ways.  As an *analog* network every `Neuron` is ``clip(
 have amplitude θ.  All that lies between neurons is affine.
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,19 @@ class SpikingGraph:
     def spiking(self) -> tuple[Neuron | Output, ...]:
         """All that fires: the neurons, and last the output's."""
         return (*self.neurons, self.output)
+
+    def node(self, name: str) -> Node:
+        """The node of a name.
+
+        Raises:
+            InputError: there is none.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        names = [n.name for n in self.nodes]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+        raise InputError(f"the graph has no node {name!r}: the closest are {', '.join(close)}")
 
 
 def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:

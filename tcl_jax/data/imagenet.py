@@ -119,7 +119,7 @@ def read(files: Mapping[str, Path]) -> RawData:
 
 
 def _lines(file: str) -> list[str]:
-    return Path(tfds.core.tfds_path(f"{_TFDS_FOLDER}/{file}")).read_text().split()
+    return Path(tfds.core.tfds_path(f"{_TFDS_FOLDER}/{file}")).read_text(encoding="utf-8").split()
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def find_prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
     ]
     for description in sorted(descriptions, key=_version, reverse=True):
         try:
-            file_format = json.loads(description.read_text()).get("fileFormat")
+            file_format = json.loads(description.read_text(encoding="utf-8")).get("fileFormat")
         except (OSError, ValueError) as error:
             raise InputError(f"{description} cannot be read ({error}).") from error
         if file_format == "array_record":

@@ -40,16 +40,16 @@ class Curve:
     @classmethod
     def read(cls, label: str, run: Path, snn: str) -> "Curve":
         """Read what a run left in its folder."""
-        with (run / snn / "curve.csv").open(newline="") as file:
+        with (run / snn / "curve.csv").open(newline="", encoding="utf-8") as file:
             accuracy = tuple(float(row["accuracy"]) for row in csv.DictReader(file))
         return cls(
             label,
             run,
             snn,
             accuracy,
-            json.loads((run / snn / "summary.json").read_text()),
+            json.loads((run / snn / "summary.json").read_text(encoding="utf-8")),
             tuple(r for r in read(run / METRICS) if r["kind"] == "epoch"),
-            json.loads((run / "environment.json").read_text()),
+            json.loads((run / "environment.json").read_text(encoding="utf-8")),
         )
 
     def at(self, t: int) -> float | None:
@@ -94,11 +94,11 @@ def write_report(
         *_commands(groups),
         "",
     ]
-    (folder / "README.md").write_text("\n".join(page))
-    text = readme.read_text()
+    (folder / "README.md").write_text("\n".join(page), encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
     block = "\n".join([f"<!-- results:{name} -->", "", *tables, f"<!-- end:{name} -->"])
     pattern = re.compile(f"<!-- results:{name} -->.*<!-- end:{name} -->", re.DOTALL)
-    readme.write_text(pattern.sub(lambda _: block, text))
+    readme.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
 
 
 def _write_history(curve: Curve) -> None:
@@ -107,7 +107,7 @@ def _write_history(curve: Curve) -> None:
     if not layers:
         return
     history = {layer: [r["lambda"][layer] for r in curve.epochs] for layer in layers}
-    with (curve.run / "lambda.csv").open("w", newline="") as file:
+    with (curve.run / "lambda.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("epoch", *layers))
         writer.writerows((r["epoch"], *r["lambda"].values()) for r in curve.epochs)
@@ -131,7 +131,7 @@ def _table(network: str, curves: Sequence[Curve]) -> str:
         )
     hardware = curves[0].environment["hardware"]
     epochs = curves[0].epochs[-1]["epoch"]
-    seed = json.loads((curves[0].run / "config.json").read_text())["seed"]
+    seed = json.loads((curves[0].run / "config.json").read_text(encoding="utf-8"))["seed"]
     lines += [
         "",
         f"{summary['images']} test images, {summary['readout']} readout, V(0) = {summary['v0']:g}; "
@@ -188,7 +188,7 @@ def _commands(groups: Mapping[str, Sequence[Curve]]) -> list[str]:
     found = []
     for curves in groups.values():
         for c in curves:
-            conversion = json.loads((c.run / c.snn / "conversion.json").read_text())
+            conversion = json.loads((c.run / c.snn / "conversion.json").read_text(encoding="utf-8"))
             for about in (c.environment, conversion, c.summary):
                 found.append(f"- `{about['command']}` (commit {provenance.short(about['commit'])})")
     return list(dict.fromkeys(found))

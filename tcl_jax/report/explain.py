@@ -5,21 +5,22 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Array
-from rich.console import Console
 from rich.table import Table
 
 from tcl_jax.conversion import cost
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.fold import fold
 from tcl_jax.conversion.trace import trace
+from tcl_jax.report.console import Console
+from tcl_jax.report.names import shortened
 
 
 def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any) -> None:
     """Print the spiking graph that a function would become: traced, batch norm folded.
 
-    For each node its shape (without the batch), the numbers that it holds, for neurons their number
-    and λ ("–" for a ReLU without clip, whose norm-factor would come from data), and the
-    multiply-accumulates of one image.
+    For each node its name (without what all begin with), the nodes that it reads, its shape
+    (without the batch), the number of its parameters, for neurons λ ("–" for a ReLU without clip,
+    whose norm-factor would come from data), and the multiply-accumulates of one image.
 
     Args:
         fn: ``variables, inputs -> logits`` in inference mode.
@@ -34,41 +35,50 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
     >>> explain(network, jnp.eye(2), jnp.zeros((1, 2)))  # doctest: +NORMALIZE_WHITESPACE
-    node       kind    reads    shape  parameters  λ  MACs
-    input      Input                2
-    dense      Dense   input        2           4        4
-    neuron     Neuron  dense        2              2
-    dense_2    Dense   neuron       2           4        4
-    output     Output  dense_2      2
-    2 neurons                                   8        8
+    # node      kind   reads shape parameters λ MACs
+    0 input     Input            2
+    1 dense     Dense      0     2          4      4
+    2 neuron    Neuron     1     2            2
+    3 dense_2   Dense      2     2          4      4
+    4 output    Output     3     2
+      2 neurons                             8      8
     """
     graph = fold(trace(lambda x: fn(variables, x), sample_input))
     shapes = g.shapes(graph)
-    table = Table(
-        box=None, show_footer=True, pad_edge=False, header_style="bold", footer_style="bold"
-    )
     neurons = sum(int(np.prod(shapes[n.name])) for n in graph.neurons)
     parameters = sum(map(cost.parameters, graph.nodes))
     macs = sum(cost.macs(n, shapes[n.name]) for n in graph.nodes)
-    table.add_column("node", f"{neurons:,} neurons", overflow="fold")
-    table.add_column("kind")
-    table.add_column("reads", overflow="fold")
-    table.add_column("shape", justify="right")
-    table.add_column("parameters", f"{parameters:,}", justify="right")
-    table.add_column("λ", justify="right")
-    table.add_column("MACs", f"{macs:,}", justify="right")
-    for node in graph.nodes:
+    number = {node.name: index for index, node in enumerate(graph.nodes)}
+    heading, names = shortened(list(number), "node")
+    table = Table(
+        box=None,
+        show_footer=True,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+        footer_style="bold",
+    )
+    right: dict[str, Any] = {"justify": "right", "no_wrap": True}
+    table.add_column("#", **right)
+    table.add_column(heading, f"{neurons:,} neurons", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("reads", justify="right")
+    table.add_column("shape", **right)
+    table.add_column("parameters", f"{parameters:,}", **right)
+    table.add_column("λ", **right)
+    table.add_column("MACs", f"{macs:,}", **right)
+    for node, name in zip(graph.nodes, names, strict=True):
         table.add_row(
-            node.name,
+            str(number[node.name]),
+            name,
             type(node).__name__,
-            ", ".join(node.inputs),
+            ", ".join(str(number[i]) for i in node.inputs),
             "×".join(map(str, shapes[node.name])),
             _count(cost.parameters(node)),
             _threshold(node.threshold) if isinstance(node, g.Neuron) else "",
             _count(cost.macs(node, shapes[node.name])),
         )
-    # A console of its own: it writes to wherever standard output goes now.
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console().print(table)  # of its own: it writes to wherever standard output goes now
 
 
 def _count(number: int) -> str:

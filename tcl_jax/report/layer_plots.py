@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from tcl_jax.report.layers import PARTS, Layer
+from tcl_jax.report.names import shortened
 from tcl_jax.report.plots import save
 
 _COLUMNS = 5
@@ -19,13 +20,13 @@ _COLUMNS = 5
 def plot_activations(layers: Sequence[Layer], path: Path, *, title: str) -> None:
     """Histograms of the ANN's activations in logarithmic scale, λ marked (the paper's Fig. 1A)."""
     figure, panels = _grid(len(layers))
-    for axes, layer in zip(panels, layers, strict=False):
+    for axes, layer, name in zip(panels, layers, _names(layers), strict=False):
         edges = np.asarray(layer.edges)
         axes.stairs(layer.histogram, edges, fill=True, color="tab:blue")
         axes.axvline(1.0, color="tab:red", linewidth=1)
         axes.set_yscale("log")
         axes.set_xlim(0, max(1.05, edges[-1] * 1.02))
-        axes.set_title(_short(layer.name), fontsize=7)
+        axes.set_title(name, fontsize=7)
     figure.supxlabel("activation, in units of λ (red)", fontsize=9)
     figure.supylabel("number", fontsize=9)
     _save(figure, path, title)
@@ -34,13 +35,13 @@ def plot_activations(layers: Sequence[Layer], path: Path, *, title: str) -> None
 def plot_rates(layers: Sequence[Layer], timesteps: int, path: Path, *, title: str) -> None:
     """Rates of spiking neurons against activations of the ANN at one latency T."""
     figure, panels = _grid(len(layers))
-    for axes, layer in zip(panels, layers, strict=False):
+    for axes, layer, name in zip(panels, layers, _names(layers), strict=False):
         activation = np.asarray(layer.points["activation"])
         axes.plot((0, 1), (0, 1), color="0.6", linewidth=0.8)
         axes.scatter(activation, layer.points[str(timesteps)], s=2, alpha=0.4, linewidths=0)
         axes.set_xlim(-0.03, max(1.03, float(activation.max(initial=0)) * 1.02))
         axes.set_ylim(-0.03, 1.03)
-        axes.set_title(_short(layer.name), fontsize=7)
+        axes.set_title(name, fontsize=7)
     figure.supxlabel("activation of the ANN, in units of λ", fontsize=9)
     figure.supylabel(f"rate of the SNN over {timesteps} steps", fontsize=9)
     _save(figure, path, title)
@@ -86,10 +87,10 @@ def _grid(count: int) -> tuple[plt.Figure, np.ndarray]:
     return figure, panels.ravel()
 
 
-def _short(name: str) -> str:
-    """Without what all names end in, and not wider than a panel."""
-    name = name.removesuffix("/neuron").removesuffix("/tcl")
-    return name if len(name) <= 26 else "…" + name[-25:]
+def _names(layers: Sequence[Layer]) -> list[str]:
+    """Without what all have in common, and not wider than a panel."""
+    _, names = shortened([layer.name for layer in layers], "")
+    return [name if len(name) <= 26 else "…" + name[-25:] for name in names]
 
 
 def _save(figure: plt.Figure, path: Path, title: str) -> None:

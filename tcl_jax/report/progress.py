@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from tcl_jax.report.console import Console
+
 
 class _Rate(ProgressColumn):
     def __init__(self, unit: str):
@@ -25,7 +27,7 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")
 
 
-def make(unit: str) -> Progress:
+def make(unit: str, *, stderr: bool = False) -> Progress:
     """A progress display; tasks carry a `note`."""
     return Progress(
         TextColumn("{task.description}"),
@@ -36,12 +38,13 @@ def make(unit: str) -> Progress:
         TextColumn("<"),
         TimeRemainingColumn(),
         _Rate(unit),
+        console=Console(stderr=stderr),
     )
 
 
 @contextmanager
 def bar(description: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """One bar; yields the function that moves it on."""
-    with make(unit) as display:
+    """One bar, beside the output; yields the function that moves it on."""
+    with make(unit, stderr=True) as display:
         task = display.add_task(description, total=total, note="")
         yield lambda amount: display.advance(task, amount)

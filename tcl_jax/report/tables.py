@@ -1,25 +1,53 @@
-"""Tables for the terminal."""
+"""Tables for the terminal, or for a file: 80 columns are enough."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from tcl_jax.report.console import Console
 from tcl_jax.report.layers import PARTS, Layer
+from tcl_jax.report.names import shortened
 
 _console = Console()
 
 
+def _print(
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    first: Literal["left", "right"] = "right",
+) -> None:
+    """A table of numbers, which are never cut; the first column is folded where there is no room.
+
+    Args:
+        title: above it.
+        headings: of the columns.
+        rows: as wide as the headings.
+        first: the side that the first column keeps to.
+    """
+    table = Table(title=title)
+    table.add_column(headings[0], justify=first, overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    _console.print(table)
+
+
+def _print_layers(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """A table with a row for each layer, by name."""
+    heading, names = shortened(list(rows), "neurons")
+    of_layers = [(name, *row) for name, row in zip(names, rows.values(), strict=True)]
+    _print(title, (heading, *headings), of_layers, first="left")
+
+
 def print_conversion(about: Mapping[str, Any]) -> None:
     """λ of every layer, and how exactly the converted network computes what the trained one did."""
-    table = Table(title=f"norm-factors ({about['norm']})")
-    table.add_column("neurons")
-    table.add_column("λ", justify="right")
-    for name, lam in about["lambda"].items():
-        table.add_row(name, _norm(lam))
-    _console.print(table)
+    rows = {name: (_norm(lam),) for name, lam in about["lambda"].items()}
+    _print_layers(f"norm-factors ({about['norm']})", ("λ",), rows)
     step, last = about["checkpoint_step"], about["total_steps"]
     if step < last:
         _console.print(f"this is the network at step {step} of {last}, not at the end of training")
@@ -30,7 +58,6 @@ def print_conversion(about: Mapping[str, Any]) -> None:
         f"{v['images']} test images; normalised = folded: max |Δ logit| "
         f"{v['max_abs_logit_difference_normalised']:.2e}",
         highlight=False,
-        soft_wrap=True,
     )
     if "same_class_as_trained" in v:
         _console.print(
@@ -38,7 +65,6 @@ def print_conversion(about: Mapping[str, Any]) -> None:
             f"{v['max_abs_logit_difference_as_trained']:.2e}, the same class on "
             f"{v['same_class_as_trained']} of {v['images']} test images",
             highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -56,23 +82,16 @@ def _digits(value: float) -> str:
 
 
 def print_layers(layers: Sequence[Layer], timesteps: int) -> None:
-    """What spiking does to every layer at one latency T."""
-    table = Table(title=f"ANN against SNN at T = {timesteps}, errors in % of λ")
-    table.add_column("neurons")
-    for heading in ("rate", "dead", "saturated", "error", *PARTS):
-        table.add_column(heading, justify="right")
+    """What spiking does to every layer at one latency T, and what its error is made of."""
+    rows, parts = {}, {}
     for layer in layers:
         at = layer.at[timesteps]
-        parts = (f"{100 * getattr(at, part):.2f}" for part in PARTS)
-        table.add_row(
-            layer.name,
-            f"{at.rate:.3f}",
-            f"{layer.dead:.1%}",
-            f"{at.saturated:.1%}",
-            f"{100 * at.error:.2f}",
-            *parts,
-        )
-    _console.print(table)
+        shares = (f"{layer.dead:.1%}", f"{at.saturated:.1%}")
+        rows[layer.name] = (f"{at.rate:.3f}", *shares, f"{100 * at.error:.2f}")
+        parts[layer.name] = [f"{100 * getattr(at, part):.2f}" for part in PARTS]
+    title = f"ANN against SNN at T = {timesteps}, errors in % of λ"
+    _print_layers(title, ("rate", "dead", "saturated", "error"), rows)
+    _print_layers("parts of the errors, in % of λ", PARTS, parts)
 
 
 def print_curve(
@@ -90,13 +109,10 @@ def print_curve(
         title: above the table.
     """
     (_, ann), *others = ann_accuracy.items()
-    table = Table(title=title)
-    for heading in ("T", "SNN accuracy", "ANN accuracy", "conversion loss"):
-        table.add_column(heading, justify="right")
-    for t in latencies:
-        snn = accuracy[t - 1]
-        table.add_row(str(t), f"{snn:.2%}", f"{ann:.2%}", f"{100 * (ann - snn):+.2f} points")
-    _console.print(table)
+    headings = ("T", "SNN accuracy", "ANN accuracy", "conversion loss")
+    at = ((t, accuracy[t - 1]) for t in latencies)
+    rows = [(f"{t}", f"{a:.2%}", f"{ann:.2%}", f"{100 * (ann - a):+.2f} points") for t, a in at]
+    _print(title, headings, rows)
     for dtype, other in others:
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)
 
@@ -111,29 +127,28 @@ def print_energy(
         accuracy: at T = 1, 2, ...
         ann_accuracy: the analog network's.
     """
-    t = content["timesteps"]
-    table = Table(title=f"activity up to T = {t}, an image on average")
-    table.add_column("neurons of")
-    for heading in ("number", "spikes a step", "synaptic operations"):
-        table.add_column(heading, justify="right")
-    for layer in content["layers"]:
-        additions = f"{layer['additions']:,.0f}"
-        table.add_row(layer["name"], f"{layer['neurons']:,}", f"{layer['rate']:.4f}", additions)
-    _console.print(table)
-    cost, ann = content["cost_pj"], content["ann"]
-    table = Table(
-        title=f"energy an image, at {cost['ac']:g} pJ an addition (AC), {cost['mac']:g} pJ a MAC"
-    )
-    for heading in ("T", "accuracy", "ACs", "MACs", "energy, µJ", "of the ANN's"):
-        table.add_column(heading, justify="right")
-    rows = [(f"{t}", accuracy[int(t) - 1], at) for t, at in content["at"].items()]
-    for label, right, at in [*rows, ("ANN", ann_accuracy, ann)]:
-        part = f"{at['energy_uj'] / ann['energy_uj']:.2f}" if ann["energy_uj"] else "–"
-        energy = f"{at['energy_uj']:,.3f}"
-        table.add_row(
-            label, f"{right:.2%}", f"{at['additions']:,.0f}", f"{at['macs']:,}", energy, part
+    layers = {
+        layer["name"]: (
+            f"{layer['neurons']:,}",
+            f"{layer['rate']:.4f}",
+            f"{layer['additions']:,.0f}",
         )
-    _console.print(table)
+        for layer in content["layers"]
+    }
+    title = f"activity up to T = {content['timesteps']}, an image on average"
+    _print_layers(title, ("number", "spikes a step", "synaptic operations"), layers)
+    cost, ann = content["cost_pj"], content["ann"]
+    rows = []
+    at_latencies = [(t, accuracy[int(t) - 1], at) for t, at in content["at"].items()]
+    for label, right, at in [*at_latencies, ("ANN", ann_accuracy, ann)]:
+        part = f"{at['energy_uj'] / ann['energy_uj']:.2f}" if ann["energy_uj"] else "–"
+        operations = f"{at['additions']:,.0f}", f"{at['macs']:,}"
+        rows.append((label, f"{right:.2%}", *operations, f"{at['energy_uj']:,.3f}", part))
+    _print(
+        f"energy an image, at {cost['ac']:g} pJ an addition (AC), {cost['mac']:g} pJ a MAC",
+        ("T", "accuracy", "ACs", "MACs", "energy, µJ", "of the ANN's"),
+        rows,
+    )
 
 
 def print_adaptive(content: Mapping[str, Any]) -> None:
@@ -149,14 +164,11 @@ def print_adaptive(content: Mapping[str, Any]) -> None:
         ("adaptive", content["accuracy"], content["mean_steps"]),
     ]
     times = (f"{seconds['fixed']:.1f}", "–", f"{seconds['adaptive']:.1f}")
-    table = Table(
-        title=f"{content['network']} on {content['images']} test images of {content['data']}"
+    _print(
+        f"{content['network']} on {content['images']} test images of {content['data']}",
+        ("latency", "accuracy", "mean T", "seconds"),
+        [(to, f"{a:.2%}", f"{t:.2f}", s) for (to, a, t), s in zip(rows, times, strict=True)],
     )
-    for heading in ("latency", "accuracy", "mean T", "seconds"):
-        table.add_column(heading, justify="right")
-    for (label, accuracy, steps), time in zip(rows, times, strict=True):
-        table.add_row(label, f"{accuracy:.2%}", f"{steps:.2f}", time)
-    _console.print(table)
     held_out = content["held_out"]
     loss = 100 * (held_out["accuracy_fixed"] - held_out["accuracy"])
     bound = "∞" if content["bound"] is None else f"{content['bound']:.3f}"
@@ -165,5 +177,4 @@ def print_adaptive(content: Mapping[str, Any]) -> None:
         f"stopped: {shares}; at a margin of {bound}, which cost {loss:+.2f} points on "
         f"{held_out['images']} training images ({content['max_loss_points']:g} allowed)",
         highlight=False,
-        soft_wrap=True,
     )

@@ -99,7 +99,7 @@ class Checkpoints:
         path = self.folder / str(step) / _METRICS
         with self._damage_reported(step):
             try:
-                content = json.loads(path.read_text())
+                content = json.loads(path.read_text(encoding="utf-8"))
             except FileNotFoundError:
                 return None
             found = float(content["accuracy"])

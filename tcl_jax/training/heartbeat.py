@@ -160,7 +160,7 @@ def state(folder: Path, patience: float = PATIENCE) -> tuple[str, bool]:
 
 def _read(path: Path) -> Beat | None:
     try:
-        return Beat(**json.loads(path.read_text()))
+        return Beat(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

@@ -30,7 +30,7 @@ class MetricsLog:
         kept = [r for r in read(self.path) if r["step"] <= last_step] if self.path.exists() else []
         with whole(self.path) as file:
             file.writelines(json.dumps(r) + "\n" for r in kept)
-        self._file = self.path.open("a")
+        self._file = self.path.open("a", encoding="utf-8")
         # Not SummaryWriter: its thread dies where it cannot write, and all that waits for it hangs.
         (workdir / BOARD).mkdir(exist_ok=True)
         self._board = EventsWriter(str(workdir / BOARD / "events"))

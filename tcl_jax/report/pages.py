@@ -1,0 +1,24 @@
+"""Pages in Markdown that can be read as they are, too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def table(headings: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The lines of a table with its columns in line: the first to the left, others to the right.
+
+    >>> print("\\n".join(table(("network", "T"), [("cnet", 8), ("vgg16", 100)])))
+    | network |   T |
+    |:--------|----:|
+    | cnet    |   8 |
+    | vgg16   | 100 |
+    """
+    cells = [[str(cell) for cell in row] for row in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    aligned = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in cells
+    ]
+    rule = [":" + "-" * (widths[0] + 1), *("-" * (w + 1) + ":" for w in widths[1:])]
+    head, *body = ("| " + " | ".join(row) + " |" for row in aligned)
+    return [head, "|" + "|".join(rule) + "|", *body]
