@@ -61,7 +61,8 @@ def _commit() -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
     def git(*args: str) -> str:
-        command = ["git", "-C", str(here.parent), *args]
+        # A checkout may be another user's, as one that is mounted into a container.
+        command = ["git", "-C", str(here.parent), "-c", "safe.directory=*", *args]
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()

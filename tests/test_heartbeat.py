@@ -14,6 +14,7 @@ import pytest
 from cli import ROOT, environment, finish, run, start, wait_until
 from cli import trained as trained
 
+from tcl_jax.__main__ import main
 from tcl_jax.errors import InputError
 from tcl_jax.training import heartbeat
 from tcl_jax.training.heartbeat import HEARTBEAT, Heartbeat, state
@@ -129,3 +130,18 @@ def test_another_machine_is_believed_for_a_while(tmp_path):
     path.write_text(json.dumps(beat | {"time": time.time() - 500}))
     sentence, well = state(tmp_path)
     assert not well and sentence.startswith("died at step 3 of 10, training, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name a command, one of status$"),
+        (["states"], "name a command, one of status, got 'states'"),
+        (["status"], "RUN is missing"),
+        (["status", "run", "--patience", "0"], "--patience must be above 0 seconds, got 0"),
+    ],
+)
+def test_mistakes_in_asking(arguments, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tcl_jax", *arguments])
+    with pytest.raises(InputError, match=said):
+        main()

@@ -1,6 +1,7 @@
 """Where a figure comes from: the command, the commit, the libraries, the hardware."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_the_commit_is_that_of_the_repository_that_holds_the_code(installed, mon
     assert provenance.describe()["commit"] == git(repository, "rev-parse", "HEAD")
     installed.write_text("changed")
     assert provenance.describe()["commit"].endswith("+changes")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files are given to another user")
+def test_the_commit_of_a_checkout_of_another_user_is_known(installed, monkeypatch):
+    repository = installed.parents[2]
+    git(repository, "add", "--force", str(installed))
+    git(repository, "commit", "-qm", "a copy")
+    commit = git(repository, "rev-parse", "HEAD")
+    for path in [repository, *repository.rglob("*")]:
+        os.chown(path, 12345, 12345)
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.describe()["commit"] == commit
 
 
 def test_the_commit_is_ours_within_a_hook_of_another_repository(installed, monkeypatch):

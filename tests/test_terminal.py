@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from cli import trained as trained
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcl_jax.cli import command
 from tcl_jax.report import tables
 from tcl_jax.report.console import Console
 from tcl_jax.report.layers import PARTS, AtLatency, Layer
@@ -200,3 +202,20 @@ def test_shortened_names_can_be_made_whole_again(names):
     whole = [heading.replace("…", s) if "/" in n else s for n, s in zip(names, short, strict=True)]
     assert whole == names
     assert len(set(short)) == len(names)
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_commands_to_run_next_are_of_the_python_that_runs(activated, monkeypatch, tmp_path):
+    python = Path(sys.executable)
+    monkeypatch.setenv("PATH", str(python.parent if activated else tmp_path))
+    monkeypatch.setattr(sys, "argv", ["../tcl jax/train.py"])
+    monkeypatch.chdir(tmp_path)
+    program, *rest = shlex.split(command("convert.py", "runs/it's (1)"))
+    assert rest == ["../tcl jax/convert.py", "runs/it's (1)"]
+    if activated and (python.parent / "python").resolve() == python.resolve():
+        assert program == "python"
+    else:
+        assert program == sys.executable
+    # Not by its whole path where a part is enough.
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert shlex.split(command("convert.py"))[0] == ".venv/bin/python"
