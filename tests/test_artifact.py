@@ -323,7 +323,7 @@ def test_a_folder_without_a_network_is_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(4, 4, 2), (3, 4, 4, 2), (2, 3, 4, 4, 2)])
 def test_own_images_are_standardised_as_those_of_the_training(artifact, shape):
     mean, std = [0.2, 0.7], [0.1, 0.3]
-    knowing = Artifact(artifact.graph, {**ABOUT, "images": {"mean": mean, "std": std}})
+    knowing = Artifact(artifact.graph, {**ABOUT, "standardisation": {"mean": mean, "std": std}})
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     found = knowing.standardize(pixels)
     expected = (pixels / 255 - np.array(mean)) / np.array(std)
@@ -341,7 +341,8 @@ def test_own_images_are_standardised_as_those_of_the_training(artifact, shape):
     ],
 )
 def test_what_are_no_such_images_is_refused(artifact, pixels, said):
-    knowing = Artifact(artifact.graph, {"images": {"mean": [0.5] * 2, "std": [0.5] * 2}})
+    about = {"standardisation": {"mean": [0.5] * 2, "std": [0.5] * 2}}
+    knowing = Artifact(artifact.graph, about)
     with pytest.raises(InputError, match=said):
         knowing.standardize(pixels)
 

@@ -34,8 +34,8 @@ class Artifact:
 
     Attributes:
         graph: folded and normalised.
-        about: norm method, λ by layer, shape and standardisation of the images, verification
-            figures, provenance; JSON types only.
+        about: norm method, λ by layer, standardisation of the images, verification figures,
+            provenance; JSON types only.
     """
 
     graph: g.SpikingGraph
@@ -52,12 +52,12 @@ class Artifact:
 
         >>> import numpy as np, jax.numpy as jnp
         >>> from tcl_jax.conversion import Artifact, trace
-        >>> images = {"mean": [0.5], "std": [0.25]}
-        >>> artifact = Artifact(trace(lambda x: x, jnp.zeros((1, 1, 1, 1))), {"images": images})
+        >>> about = {"standardisation": {"mean": [0.5], "std": [0.25]}}
+        >>> artifact = Artifact(trace(lambda x: x, jnp.zeros((1, 1, 1, 1))), about)
         >>> artifact.standardize(np.full((1, 1, 1), 255, np.uint8)).item()
         2.0
         """
-        if (how := self.about.get("images")) is None:
+        if (how := self.about.get("standardisation")) is None:
             raise InputError(
                 "this spiking network does not say how its images were standardised: convert the "
                 "run again"
@@ -68,7 +68,8 @@ class Artifact:
             raise InputError(f"an image must be pixels from 0 to 255, as uint8, got {dtype}")
         if shape[-len(takes) :] != takes:
             raise InputError(
-                f"the network takes images of shape {takes}, got {shape}: resize or pad"
+                f"the network takes images of shape {takes}, got {shape}: resize or pad them as "
+                "those of the training were"
             )
         return standardize(jnp.asarray(image), **how)
 

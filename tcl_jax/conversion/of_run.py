@@ -84,7 +84,7 @@ def convert_run(
     about = {
         "norm": str(how),
         "lambda": {n.name: np.asarray(n.threshold).tolist() for n in clipped.spiking},
-        "images": {"mean": list(info.mean), "std": list(info.std)},
+        "standardisation": {"mean": list(info.mean), "std": list(info.std)},
         "calibration_images": min(calibration_images, info.num_train),
         "verification": verification,
         "network": run.config.model.name,
