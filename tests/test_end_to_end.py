@@ -141,9 +141,8 @@ def test_simulation_is_near_the_analog_network_at_100_steps(simulated):
     assert ann > 0.9
     assert accuracy[-1] == pytest.approx(ann, abs=0.03)
     assert accuracy[-1] > accuracy[3], "more time steps do not help"
-    # Progress is beside the output, which is the table alone, as for a file.
-    assert re.fullmatch(r"simulating [━ ]+359/359 .* images/s\n", printed.err)
-    assert "simulating" not in printed.out
+    # Progress is for a terminal, and beside the output, which is the table alone.
+    assert printed.err == "" and "simulating" not in printed.out
 
 
 def test_ann_accuracy_is_that_of_training_on_the_same_images(simulated):

@@ -27,8 +27,14 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")
 
 
-def make(unit: str, *, stderr: bool = False) -> Progress:
-    """A progress display; tasks carry a `note`."""
+def make(unit: str, console: Console | None = None) -> Progress:
+    """A progress display; tasks carry a `note`.
+
+    Args:
+        unit: of what is counted.
+        console: where it is shown, if it is a terminal.  None is standard output, whatever that
+            is: in a file it is one line at the end.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,13 +44,14 @@ def make(unit: str, *, stderr: bool = False) -> Progress:
         TextColumn("<"),
         TimeRemainingColumn(),
         _Rate(unit),
-        console=Console(stderr=stderr),
+        console=console or Console(),
+        disable=console is not None and not console.is_terminal,
     )
 
 
 @contextmanager
 def bar(description: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """One bar, beside the output; yields the function that moves it on."""
-    with make(unit, stderr=True) as display:
+    """One bar, beside the output, where there is a terminal; yields what moves it on."""
+    with make(unit, Console(stderr=True)) as display:
         task = display.add_task(description, total=total, note="")
         yield lambda amount: display.advance(task, amount)
