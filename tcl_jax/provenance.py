@@ -57,12 +57,14 @@ def _commit() -> str:
     Not of a repository that this file merely lies in, as where an environment is part of it.
     """
     here = Path(__file__).resolve()
+    # Our checkout may be another user's, as one that is mounted into a container; no other folder's
+    # git configuration, which can have programs run, is trusted for that.
+    trusted = f"safe.directory={here.parents[1]}"
     # Git tells its hooks of another repository by these.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
     def git(*args: str) -> str:
-        # A checkout may be another user's, as one that is mounted into a container.
-        command = ["git", "-C", str(here.parent), "-c", "safe.directory=*", *args]
+        command = ["git", "-C", str(here.parent), "-c", trusted, *args]
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()

@@ -78,15 +78,20 @@ def test_the_commit_is_that_of_the_repository_that_holds_the_code(installed, mon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files are given to another user")
-def test_the_commit_of_a_checkout_of_another_user_is_known(installed, monkeypatch):
+@pytest.mark.parametrize("around", [False, True])
+def test_of_other_users_only_our_own_checkout_is_trusted(around, installed, monkeypatch):
+    """Git refuses repositories of other users, for what they say of programs to be run."""
     repository = installed.parents[2]
-    git(repository, "add", "--force", str(installed))
+    place = installed if around else repository / "tcl_jax" / "provenance.py"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(installed.read_text())
+    git(repository, "add", "--force", str(place))
     git(repository, "commit", "-qm", "a copy")
     commit = git(repository, "rev-parse", "HEAD")
     for path in [repository, *repository.rglob("*")]:
         os.chown(path, 12345, 12345)
-    monkeypatch.setattr(provenance, "__file__", str(installed))
-    assert provenance.describe()["commit"] == commit
+    monkeypatch.setattr(provenance, "__file__", str(place))
+    assert provenance.describe()["commit"] == ("not a git checkout" if around else commit)
 
 
 def test_the_commit_is_ours_within_a_hook_of_another_repository(installed, monkeypatch):
