@@ -1,27 +1,29 @@
 """Adaptive latency and energy of the trained networks: `python results/adaptive.py`.
 
 Runs simulate.py on what `results/reproduce.py fashion_mnist` left in runs/fashion_mnist, where it
-has not yet, and writes results/adaptive: tables, and every figure's record beside its plot.  What
-has not been trained is left out.
+has not yet with today's settings, and writes results/adaptive: tables, and every figure's record
+beside its plot.  What has not been trained is left out.
 """
 
 import argparse
-import json
-import shlex
 import shutil
-import subprocess
 import sys
+import textwrap
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from records import ROOT, Command, load, unsimulated
 
-from tcl_jax import provenance  # noqa: E402
-from tcl_jax.report.pages import table  # noqa: E402
-from tcl_jax.terminal import reported_at_exit  # noqa: E402
+from tcl_jax import provenance
+from tcl_jax.report.pages import table
+from tcl_jax.terminal import reported_at_exit
+
+RUNS, TRAINED = ROOT / "runs" / "fashion_mnist", ROOT / "results" / "fashion_mnist"
+RESULTS = ROOT / "results" / "adaptive"
+SNN = "snn-tcl"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class Experiment:
     calibration_images: int
     energy_images: int
 
+    def commands(self) -> Iterator[tuple[str, Command]]:
+        """What each of the two records is called, and the command that makes it."""
+        run = f"runs/fashion_mnist/{self.run}"
+        where = (run, "--snn", SNN, "--output", f"{run}/adaptive")
+        size = ("--timesteps", str(self.timesteps), "--v0", str(self.v0), "--images")
+        held = ("--calibration-images", str(self.calibration_images), "--max-loss", "0.1")
+        adaptive, energy = (str(self.images), "--adaptive", *held), (str(self.energy_images),)
+        yield "adaptive", Command("simulate.py", (*where, *size, *adaptive))
+        yield "energy", Command("simulate.py", (*where, *size, *energy, "--energy"))
+
 
 EXPERIMENTS = (
     Experiment("resnet20-tcl", 0.5, 150, 2000, 1000, 500),
@@ -57,78 +69,82 @@ def main() -> int:
     )
     parser.add_argument("--report-only", action="store_true", help="rewrite the tables")
     options = parser.parse_args()
-    folder = ROOT / "results" / "adaptive"
-    records: dict[str, list[Any]] = {"adaptive": [], "energy": []}
-    for e in EXPERIMENTS:
-        count = ("--calibration-images", e.calibration_images, "--max-loss", 0.1)
-        for what, images, more in (
-            ("adaptive", e.images, count),
-            ("energy", e.energy_images, ()),
-        ):
-            record = folder / e.run / f"{what}.json"
-            run = ROOT / "runs" / "fashion_mnist" / e.run
-            if (run / "snn-tcl").exists() and not record.exists() and not options.report_only:
-                _simulate(e, f"--{what}", images, *more, "--output", record.parent)
-                shutil.copy(run / "environment.json", record.parent)  # of its training
-            if record.exists():
-                records[what].append(json.loads(record.read_text(encoding="utf-8")))
-    _write(folder, **records)
+    if not options.report_only:
+        trained = [e for e in EXPERIMENTS if (RUNS / e.run / SNN).exists()]
+        for e in trained:
+            make(e, RUNS / e.run)
+        for e in trained:  # not before: all commands shall run on the commit without changes
+            keep(RUNS / e.run, RESULTS / e.run)
+    report()
     return 0
 
 
-def _simulate(e: Experiment, what: str, images: int, *more: Any) -> None:
-    run = ("simulate.py", f"runs/fashion_mnist/{e.run}", "--snn", "snn-tcl", what)
-    size = ("--timesteps", e.timesteps, "--v0", e.v0, "--images", images)
-    # Relative, so that records do not depend on where the project lies.
-    arguments = [
-        str(a.relative_to(ROOT) if isinstance(a, Path) else a) for a in (*run, *size, *more)
-    ]
-    print("$ python", shlex.join(arguments), flush=True)
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+def make(e: Experiment, run: Path) -> None:
+    """Run those commands whose records a run's folder lacks."""
+    for what, command in e.commands():
+        if reason := unsimulated(command, run / "adaptive" / f"{what}.json", run / SNN):
+            print(f"{e.run}, {what}: {reason}", flush=True)
+            command.run()
 
 
-def _write(folder: Path, adaptive: list[Any], energy: list[Any]) -> None:
+def keep(run: Path, kept: Path) -> None:
+    """Copy records and plots to where they are kept, with the environment of the training."""
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(run / "adaptive", kept)
+    shutil.copy(run / "environment.json", kept)
+
+
+def report() -> None:
+    """Write the tables of those records that today's commands would write."""
+    records: dict[str, list[Any]] = {"adaptive": [], "energy": []}
+    left_out, trainings, plots = [], [], []
+    for e in EXPERIMENTS:
+        for what, command in e.commands():
+            record = RESULTS / e.run / f"{what}.json"
+            if reason := unsimulated(command, record, TRAINED / e.run / SNN):
+                left_out.append(f"- {e.run}, {what}: {reason}.")
+                continue
+            records[what].append(load(record))
+            trainings.append(load(RESULTS / e.run / "environment.json"))
+            plots += ["", f"![{e.run}, {what}]({e.run}/{what}.png)"]
+    adaptive, energy = records["adaptive"], records["energy"]
     rows = [
         "# Adaptive latency, and energy",
         "",
-        "Written by `python results/adaptive.py`; each figure's record and plots are in the "
+        "Written by `python results/adaptive.py`; each figure's record and plots are in the",
         "network's folder.",
         "",
         "## Adaptive latency",
         "",
-        "Accuracy in %, on Fashion-MNIST's first test images.  The bound on margins was found on "
-        "the last training images (0.1 points allowed), of which the networks are surer than of "
-        "test images; the loss is the one on test images.",
+        "Accuracy in %, on Fashion-MNIST's first test images.  The bound on margins was found",
+        "on the last training images (0.1 points allowed), of which the networks are surer than",
+        "of test images; the loss is the one on test images.",
         "",
         *_adaptive(adaptive),
-    ]
-    rows += [
         "",
         "Seconds are of one pass each, compiled before.",
         "",
         "## Energy at fixed latencies",
         "",
-        "Of an image on average, in µJ, at Horowitz's 0.9 pJ an addition and 4.6 pJ a "
+        "Of an image on average, in µJ, at Horowitz's 0.9 pJ an addition and 4.6 pJ a",
         "multiply-accumulate (32-bit floats, 45 nm); accuracy on the same images, in %.",
         *_energy(energy),
     ]
+    if left_out:
+        rows += ["", "## Left out", ""]
+        rows += [line for reason in left_out for line in textwrap.wrap(reason, 80)]
     rows += ["", "## Commands", ""]
-    trainings = [
-        json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*/environment.json"))
-    ]
     for content in (*trainings, *adaptive, *energy):
-        where = f"{content['hardware']['device']}, {content['hardware']['host_cores']} cores"
         commit = provenance.short(content["commit"])
-        rows.append(f"- `{content['command']}` (commit {commit}; {where})")
-    for run in sorted(p for p in folder.iterdir() if p.is_dir()):
-        for plot in ("adaptive.png", "energy.png"):
-            if (run / plot).exists():
-                rows += ["", f"![{run.name}, {plot[:-4]}]({run.name}/{plot})"]
-    (folder / "README.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        row = f"- `{content['command']}` (commit {commit}; {provenance.machine(content)})"
+        rows += [row] * (row not in rows)
+    (RESULTS / "README.md").write_text("\n".join([*rows, *plots]) + "\n", encoding="utf-8")
 
 
 def _adaptive(records: list[Any]) -> list[str]:
     """A column for each network: there are more figures than networks."""
+    if not records:
+        return ["No network has been measured."]
     figures: dict[str, list[str]] = defaultdict(list)
     for a in records:
         at, seconds, by = a["accuracy_fixed_at_mean"], a["seconds"], a["percentiles"]

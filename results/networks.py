@@ -226,7 +226,10 @@ def _write(found: dict[str, Any], folder: Path) -> None:
     ]
     rows.append("")
     for what in MEASURES:
-        made = {(_commit(e[what]), _machine(e[what])) for e in found.values()}
+        made = {
+            (provenance.short(e[what]["commit"]), provenance.machine(e[what]))
+            for e in found.values()
+        }
         rows += [f"{what.capitalize()} at commit {c}, on {m}.  " for c, m in sorted(made)]
     rows.append("")
     rows += ["![error against latency](convergence.png)", ""]
@@ -247,14 +250,6 @@ def _write(found: dict[str, Any], folder: Path) -> None:
     axes.legend(fontsize="x-small", ncols=2)
     figure.savefig(folder / "convergence.png", dpi=150)
     plt.close(figure)
-
-
-def _commit(entry: dict[str, Any]) -> str:
-    return provenance.short(entry["commit"])
-
-
-def _machine(entry: dict[str, Any]) -> str:
-    return f"{entry['hardware']['device']}, {entry['hardware']['host_cores']} cores"
 
 
 if __name__ == "__main__":

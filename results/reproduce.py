@@ -1,27 +1,27 @@
 """Train, convert and simulate all that results/NAME shows: `python results/reproduce.py NAME`.
 
 Every run is made by the project's own commands and goes on where it stopped, so this can be
-interrupted and started again.  What is small goes into results/NAME: configuration, environment,
-metrics, history of λ, curves, plots and a report; checkpoints stay in runs/NAME.
+interrupted and started again.  What was made with other settings than the commands have today is
+made again.  What is small goes into results/NAME: configuration, environment, metrics, history of
+λ, curves, plots and a report; checkpoints stay in runs/NAME.
 """
 
 import argparse
 import json
-import shlex
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from records import CONVERSION, ROOT, Command, about, unconverted, unsimulated, untrained
 
-from tcl_jax.errors import InputError  # noqa: E402
-from tcl_jax.report.experiment import Curve, write_report  # noqa: E402
-from tcl_jax.run import LAYER_REPORT  # noqa: E402
-from tcl_jax.terminal import reported_at_exit  # noqa: E402
-from tcl_jax.training.log import METRICS, read  # noqa: E402
+from tcl_jax.errors import InputError
+from tcl_jax.report.experiment import Curve, write_report
+from tcl_jax.run import LAYER_REPORT
+from tcl_jax.terminal import reported_at_exit
+from tcl_jax.training import CONFIG
+from tcl_jax.training.log import METRICS
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,12 @@ class Experiment:
 
     Attributes:
         preset: recipe of train.py.
-        epochs: how long both networks are trained.
         timesteps: the longest latency T of the paper's method.
         baseline_timesteps: that of the others.
         images: how many test images, from the first.
     """
 
     preset: str
-    epochs: int
     timesteps: int
     baseline_timesteps: int
     images: int
@@ -49,12 +47,10 @@ class Experiment:
 
 EXPERIMENTS = {
     "fashion_mnist": (
-        Experiment("fashion_mnist-cnet", 20, timesteps=100, baseline_timesteps=50, images=10_000),
-        Experiment(
-            "fashion_mnist-resnet20", 15, timesteps=150, baseline_timesteps=50, images=10_000
-        ),
+        Experiment("fashion_mnist-cnet", timesteps=100, baseline_timesteps=50, images=10_000),
+        Experiment("fashion_mnist-resnet20", timesteps=150, baseline_timesteps=50, images=10_000),
     ),
-    "digits": (Experiment("digits-cnet", 40, timesteps=100, baseline_timesteps=100, images=359),),
+    "digits": (Experiment("digits-cnet", timesteps=100, baseline_timesteps=100, images=359),),
 }
 # Label, options of train.py, norm: the paper's method and the two that it is compared with.
 METHODS = (
@@ -62,6 +58,52 @@ METHODS = (
     ("max norm", ("--model.no-tcl",), "max"),
     ("99.9 % norm", ("--model.no-tcl",), "percentile:99.9"),
 )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a network that three commands train, convert and simulate.
+
+    Attributes:
+        label: name of the method.
+        run: folder of the trained network, within runs/NAME and results/NAME.
+        snn: folder of the spiking network within it.
+        train, convert, simulate: the commands.
+    """
+
+    label: str
+    run: str
+    snn: str
+    train: Command
+    convert: Command
+    simulate: Command
+
+    def lacks(self, run: Path) -> Iterator[tuple[Command, str]]:
+        """What a folder of the run lacks, and the command that makes it: one after the other."""
+        if reason := untrained(self.train, run):
+            yield self.train, reason
+        if reason := unconverted(self.convert, run, self.snn):
+            yield self.convert, reason
+        if reason := unsimulated(self.simulate, run / self.snn / "summary.json", run / self.snn):
+            yield self.simulate, reason
+
+
+def rows(name: str, experiment: Experiment) -> Iterator[Row]:
+    """The rows of a network's table."""
+    for label, options, norm in METHODS:
+        run = f"{experiment.network}-{'relu' if options else 'tcl'}"
+        snn = "snn-" + norm.replace("percentile:", "p")
+        where = f"runs/{name}/{run}"
+        timesteps = experiment.baseline_timesteps if options else experiment.timesteps
+        size = ("--timesteps", str(timesteps), "--images", str(experiment.images))
+        yield Row(
+            label,
+            run,
+            snn,
+            Command("train.py", (experiment.preset, *options, "--workdir", where)),
+            Command("convert.py", (where, "--norm", norm, "--snn", snn)),
+            Command("simulate.py", (where, "--snn", snn, *size)),
+        )
 
 
 def main() -> int:
@@ -78,81 +120,70 @@ def main() -> int:
     known = [e.network for e in EXPERIMENTS[options.name]]
     if options.network not in (None, *known):
         raise InputError(f"unknown network {options.network!r}: choose from {', '.join(known)}")
-    for experiment in EXPERIMENTS[options.name]:
-        if options.network in (None, experiment.network) and not options.report_only:
-            for label, train_options, norm in METHODS:
-                _run(experiment, runs, results, label, train_options, norm)
-    _report(options.name, results)
+    if not options.report_only:
+        wanted = [
+            row
+            for experiment in EXPERIMENTS[options.name]
+            if options.network in (None, experiment.network)
+            for row in rows(options.name, experiment)
+        ]
+        for row in wanted:
+            make(row, runs / row.run)
+        for row in wanted:  # not before: all commands shall run on the commit without changes
+            keep(runs / row.run, row.snn, results / row.run)
+    report(options.name, results)
     return 0
 
 
-def _folders(experiment: Experiment, train_options: tuple[str, ...], norm: str) -> tuple[str, str]:
-    """Names of a run and of a spiking network within it."""
-    kind = "relu" if train_options else "tcl"
-    return f"{experiment.network}-{kind}", "snn-" + norm.replace("percentile:", "p").replace(
-        ":", ""
-    ).replace("/", "-")
+def make(row: Row, run: Path) -> None:
+    """Run those commands of a row whose records the run's folder lacks.
+
+    Raises:
+        InputError: they did not make them.
+    """
+    for command, reason in row.lacks(run):
+        print(f"{run.name}, {row.label}: {reason}", flush=True)
+        command.run(*["--resume"] * (command is row.train and (run / CONFIG).exists()))
+    for _, reason in row.lacks(run):
+        raise InputError(f"{run} is still {reason}: move it away, and run this again")
 
 
-def _run(
-    experiment: Experiment,
-    runs: Path,
-    results: Path,
-    label: str,
-    train_options: tuple[str, ...],
-    norm: str,
-) -> None:
-    name, snn = _folders(experiment, train_options, norm)
-    run, kept = runs / name, results / name
-    where = run.relative_to(ROOT)
-    train = ["train.py", experiment.preset, "--epochs", str(experiment.epochs), *train_options]
-    if not _trained(run, experiment.epochs):
-        resume = ["--resume"] if (run / "config.json").exists() else []
-        _command(*train, "--workdir", str(where), *resume)
-    if not (run / snn / "summary.json").exists():
-        if not (run / snn / "graph.json").exists():
-            _command("convert.py", str(where), "--norm", norm, "--snn", snn)
-        t = experiment.baseline_timesteps if train_options else experiment.timesteps
-        size = ["--timesteps", str(t), "--images", str(experiment.images)]
-        _command("simulate.py", str(where), "--snn", snn, *size)
-    kept.mkdir(parents=True, exist_ok=True)
-    for file in ("config.json", "environment.json", METRICS):
+def keep(run: Path, snn: str, kept: Path) -> None:
+    """Copy what is small of a run, and of a spiking network in it, to where records are kept."""
+    if kept.exists() and (kept / METRICS).read_bytes() != (run / METRICS).read_bytes():
+        shutil.rmtree(kept)  # of another training, and so is all that was made from it
+    (kept / snn).mkdir(parents=True, exist_ok=True)
+    for file in (CONFIG, "environment.json", METRICS):
         shutil.copy(run / file, kept / file)
-    if (run / snn).exists():
-        (kept / snn).mkdir(exist_ok=True)
-        for file in ("curve.csv", "curve.png", "summary.json", *LAYER_REPORT):
-            if (run / snn / file).exists():
-                shutil.copy(run / snn / file, kept / snn / file)
-        about = json.loads((run / snn / "graph.json").read_text(encoding="utf-8"))["about"]
-        (kept / snn / "conversion.json").write_text(
-            json.dumps(about, indent=2) + "\n", encoding="utf-8"
-        )
+    for file in ("curve.csv", "curve.png", "summary.json", *LAYER_REPORT):
+        if (run / snn / file).exists():
+            shutil.copy(run / snn / file, kept / snn / file)
+    said = json.dumps(about(run / snn), indent=2) + "\n"
+    (kept / snn / CONVERSION).write_text(said, encoding="utf-8")
 
 
-def _trained(run: Path, epochs: int) -> bool:
-    if not (run / METRICS).exists():
-        return False
-    return any(r["kind"] == "epoch" and r["epoch"] == epochs for r in read(run / METRICS))
+def report(name: str, results: Path) -> None:
+    """Write tables and plots of those records that today's commands would write.
 
-
-def _command(*arguments: str) -> None:
-    print("$ python", shlex.join(arguments), flush=True)
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
-
-
-def _report(name: str, results: Path) -> None:
-    groups = {}
+    Raises:
+        InputError: there are none.
+    """
+    groups: dict[str, list[Curve]] = {}
+    left_out = []
     for experiment in EXPERIMENTS[name]:
-        curves = []
-        for label, train_options, norm in METHODS:
-            run, snn = _folders(experiment, train_options, norm)
-            if (results / run / snn / "summary.json").exists():
-                curves.append(Curve.read(label, results / run, snn))
-        if curves:
-            groups[experiment.network] = curves
+        for row in rows(name, experiment):
+            kept = results / row.run
+            if lacking := next(row.lacks(kept), None):
+                left_out.append(f"{experiment.network}, {row.label}: {lacking[1]}")
+            else:
+                curves = groups.setdefault(experiment.network, [])
+                curves.append(Curve.read(row.label, kept, row.snn))
     if not groups:
-        raise InputError(f"there is nothing in {results} to report on: run without --report-only")
-    write_report(name, groups, results, ROOT / "README.md")
+        raise InputError(
+            f"there is nothing in {results} to report on ({'; '.join(left_out)}): run without "
+            "--report-only"
+        )
+    write_report(name, groups, left_out, results, ROOT / "README.md")
 
 
 if __name__ == "__main__":

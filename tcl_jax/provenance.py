@@ -1,11 +1,15 @@
 """Where a figure comes from: command, code, libraries and hardware, to be written beside it."""
 
+import dataclasses
+import hashlib
+import json
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,32 @@ def short(commit: str) -> str:
     '17ecff495a+changes'
     """
     return re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", commit)
+
+
+def fingerprint(**settings: Any) -> str:
+    """Of the settings that a figure depends on, to be written beside it: 16 hex digits.
+
+    A record whose fingerprint is not that of its command's settings is older than the command.
+
+    Args:
+        settings: JSON types and dataclasses of such.
+
+    >>> fingerprint(timesteps=100, v0=0.0) == fingerprint(v0=0.0, timesteps=100)
+    True
+    >>> fingerprint(timesteps=100, v0=0.0) == fingerprint(timesteps=100, v0=0.5)
+    False
+    """
+    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def machine(record: Mapping[str, Any]) -> str:
+    """Where a figure was measured, for a page: of a record that has what `describe` gives.
+
+    >>> machine({"hardware": {"device": "TPU v5e", "host_cores": 112}})
+    'TPU v5e, 112 cores'
+    """
+    return "{device}, {host_cores} cores".format(**record["hardware"])
 
 
 def _program() -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cli import succeed, train
 
-from tcl_jax import clip, convert, data, models, simulation
+from tcl_jax import clip, convert, data, models, sharding, simulation
 from tcl_jax.conversion import evaluate, load, trace
 from tcl_jax.conversion.spike_norm import _largest_current
 from tcl_jax.conversion.trace import traced
@@ -98,9 +98,10 @@ def test_an_evaluation_multiplies_as_it_is_told(precision):
     info = data.DataInfo("random", (8, 8, 1), 10, 5, 5, (0.3,), (0.35,))
     step = make_eval_step(model, info, precision and precision.lower())
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    batch = {"image": jnp.zeros((5, 8, 8, 1), jnp.uint8), "label": jnp.zeros(5, jnp.int32)}
-    batch["mask"] = jnp.ones(5, bool)
-    lowered = step.trace(variables, no_sums(), batch).lower(lowering_platforms=("tpu",))
+    batch = {"image": jnp.zeros((8, 8, 8, 1), jnp.uint8), "label": jnp.zeros(8, jnp.int32)}
+    batch["mask"] = jnp.ones(8, bool)
+    traced = step.trace(variables, no_sums(sharding.data_mesh()), batch)
+    lowered = traced.lower(lowering_platforms=("tpu",))
     products = re.findall(r".*stablehlo\.(?:dot_general|convolution).*", lowered.as_text())
     assert len(products) == 6
     assert all(line.count(precision or "DEFAULT") == 2 for line in products)

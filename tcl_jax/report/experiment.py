@@ -3,16 +3,19 @@
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tcl_jax import provenance
+from tcl_jax.report.pages import table
 from tcl_jax.report.plots import plot_curves, plot_lambda, plot_training
 from tcl_jax.training.log import METRICS, read
 
-_TABLE = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150)
+_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150)
+_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,18 @@ class Curve:
 
 
 def write_report(
-    name: str, groups: Mapping[str, Sequence[Curve]], folder: Path, readme: Path
+    name: str,
+    groups: Mapping[str, Sequence[Curve]],
+    left_out: Sequence[str],
+    folder: Path,
+    readme: Path,
 ) -> None:
     """Write plots and a page into an experiment's folder, and its tables into the README.
 
     Args:
         name: of the experiment and its data.
         groups: curves by network.
+        left_out: what there is no curve of, and why.
         folder: the experiment's.
         readme: holds ``<!-- results:NAME -->`` and ``<!-- end:NAME -->``; what stands between is
             replaced.
@@ -83,6 +91,9 @@ def write_report(
         for curve in curves:
             _write_history(curve)
         tables.append(_table(network, curves))
+    if left_out:
+        reasons = [_item(f"{reason}.") for reason in left_out]
+        tables.append("\n".join(["### Left out of the tables", "", *reasons, ""]))
     page = [
         f"# Results on {name}",
         "",
@@ -115,48 +126,59 @@ def _write_history(curve: Curve) -> None:
 
 
 def _table(network: str, curves: Sequence[Curve]) -> str:
+    """A row for each latency: there are more of them than methods."""
     longest = max(len(c.accuracy) for c in curves)
-    columns = [t for t in _TABLE if t <= longest]
+    rows = [
+        (t, *("–" if (a := c.at(t)) is None else f"{100 * a:.2f}" for c in curves))
+        for t in _LATENCIES
+        if t <= longest
+    ]
+    ann = ("ANN", *(f"{100 * c.summary['ann_accuracy']:.2f}" for c in curves))
     summary = curves[0].summary
-    lines = [
-        f"### {network}: SNN test accuracy (%) by latency T",
-        "",
-        "| method | ANN | " + " | ".join(f"T={t}" for t in columns) + " |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
-    for c in curves:
-        cells = ["–" if (a := c.at(t)) is None else f"{100 * a:.2f}" for t in columns]
-        lines.append(
-            f"| {c.label} | {100 * c.summary['ann_accuracy']:.2f} | " + " | ".join(cells) + " |"
-        )
-    hardware = curves[0].environment["hardware"]
-    epochs = curves[0].epochs[-1]["epoch"]
-    seed = json.loads((curves[0].run / "config.json").read_text(encoding="utf-8"))["seed"]
-    lines += [
-        "",
-        f"{summary['images']} test images, {summary['readout']} readout, V(0) = {summary['v0']:g}; "
-        f"{epochs} epochs, seed {seed}, one run each, on {hardware['device']}, "
-        f"{hardware['host_cores']} cores.",
-        "",
-        *_findings(curves),
-        "",
-    ]
-    return "\n".join(lines)
+    seeds = {
+        json.loads((c.run / "config.json").read_text(encoding="utf-8"))["seed"] for c in curves
+    }
+    epochs = {c.epochs[-1]["epoch"] for c in curves}
+    machines = {provenance.machine(c.environment) for c in curves}
+    conditions = (
+        f"{summary['images']:,} test images, {summary['readout']} readout, "
+        f"V(0) = {summary['v0']:g}; trained for {_either(epochs)} epochs, "
+        f"seed {_either(seeds)}, one run each, on {_either(machines)}."
+    )
+    return "\n".join(
+        [
+            f"### {network}: SNN test accuracy (%) by latency T",
+            "",
+            *table(("T", *(c.label for c in curves)), [*rows, ann]),
+            "",
+            *textwrap.wrap(conditions, _WIDTH),
+            "",
+            *_findings(curves),
+            "",
+        ]
+    )
+
+
+def _either(values: Iterable[Any]) -> str:
+    return " or ".join(map(str, sorted(values)))
 
 
 def _findings(curves: Sequence[Curve]) -> list[str]:
-    """What the table says, in words that follow from its figures."""
-    tcl, *baselines = curves
+    """What the table says of TCL, in words that follow from its figures."""
+    tcl = next((c for c in curves if c.summary["tcl"]), None)
+    if tcl is None:
+        return []
     found = []
+    baselines = [c for c in curves if c is not tcl]
     if baselines:
         gap = 100 * (baselines[0].summary["ann_accuracy"] - tcl.summary["ann_accuracy"])
         side = "below" if gap > 0 else "above"
-        found.append(f"- The ANN with TCL is {abs(gap):.2f} points {side} the one without.")
+        found.append(f"The ANN with TCL is {abs(gap):.2f} points {side} the one without.")
     for t in (25, 100, 150):
         accuracy = tcl.at(t)
         if accuracy is not None:
             loss = 100 * (tcl.summary["ann_accuracy"] - accuracy)
-            found.append(f"- TCL's conversion loss at T={t}: {loss:+.2f} points.")
+            found.append(f"TCL's conversion loss at T={t}: {loss:+.2f} points.")
     for other in baselines:
         shared = range(1, min(50, len(tcl.accuracy), len(other.accuracy)) + 1)
         level = [t for t in shared if tcl.accuracy[t - 1] == other.accuracy[t - 1]]
@@ -168,8 +190,13 @@ def _findings(curves: Sequence[Curve]) -> list[str]:
             if exceptions
         ]
         where += f", except: {', '.join(rest)}" if rest else ""
-        found.append(f"- TCL is above the {other.label} {where}.")
-    return found
+        found.append(f"TCL is above the {other.label} {where}.")
+    return list(map(_item, found))
+
+
+def _item(text: str) -> str:
+    """Of a list, in lines that can be read as they are."""
+    return textwrap.fill(f"- {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from tcl_jax import data, provenance, sharding
+from tcl_jax.conversion import artifact as artifacts
 from tcl_jax.conversion.graph import precision
 from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
@@ -80,7 +81,17 @@ def adapt_run(
     check_numbers(timesteps, delay, **counts)
     if not coding.constant:
         raise InputError("adaptive latency is for images fed as currents: leave --coding analog")
+    settings = fingerprint(
+        timesteps=timesteps,
+        max_loss=max_loss,
+        readout=readout,
+        neurons=neurons,
+        delay=delay,
+        images=images,
+        calibration_images=calibration_images,
+    )
     run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    converted = artifacts.fingerprint(run.folder / snn)
     held = min(calibration_images, run.dataset.info.num_train)
     check_calibration(max_loss / 100, held)
     output = output or results_folder(run.folder, snn)
@@ -150,6 +161,8 @@ def adapt_run(
         "norm": artifact.about["norm"],
         "network": run.config.model.name,
         "data": run.config.data.name,
+        "settings": settings,
+        "snn_fingerprint": converted,
         **precision(artifact.graph),
         **provenance.describe(),
     }
@@ -162,6 +175,33 @@ def adapt_run(
         title=f"{content['network']} on {content['data']}, {content['images']} test images",
     )
     return content
+
+
+def fingerprint(
+    *,
+    timesteps: int,
+    max_loss: float,
+    readout: Readout,
+    neurons: Neurons,
+    delay: int,
+    images: int | None,
+    calibration_images: int,
+) -> str:
+    """Of what the figures depend on, as `adaptive.json` has it under ``settings``.
+
+    Args:
+        timesteps, max_loss, readout, neurons, delay, images, calibration_images: as `adapt_run`
+            takes them.
+    """
+    return provenance.fingerprint(
+        timesteps=timesteps,
+        max_loss=max_loss,
+        readout=readout,
+        neurons=neurons,
+        delay=delay,
+        images=images,
+        calibration_images=calibration_images,
+    )
 
 
 def _last_training_images(run: Run, count: int, batch_size: int) -> Iterator[dict[str, Any]]:

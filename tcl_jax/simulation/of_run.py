@@ -28,7 +28,7 @@ from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_times
-from tcl_jax.training.step import make_eval_step, no_sums
+from tcl_jax.training.step import make_eval_step, no_sums, rates
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
 """Latencies of the paper's Tables I and II, and some shorter ones."""
@@ -89,7 +89,17 @@ def simulate_run(
         InputError: a number is out of range, or there is no such spiking network or it is damaged.
     """
     check_numbers(timesteps, delay, batch_size=batch_size, images=images)
+    settings = fingerprint(
+        timesteps=timesteps,
+        readout=readout,
+        neurons=neurons,
+        coding=coding,
+        delay=delay,
+        images=images,
+        cost=cost,
+    )
     run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    converted = artifacts.fingerprint(run.folder / snn)
     output = output or results_folder(run.folder, snn)
     output.mkdir(parents=True, exist_ok=True)
     mesh = sharding.data_mesh()
@@ -101,7 +111,7 @@ def simulate_run(
     if run.trained_in not in steps:
         steps[run.trained_in] = make_eval_step(run.model, run.dataset.info)
     variables = sharding.replicate(run.variables, mesh)
-    sums = {dtype: sharding.replicate(no_sums(), mesh) for dtype in steps}
+    sums = {dtype: no_sums(mesh) for dtype in steps}
 
     def batches() -> Iterator[dict[str, Any]]:
         with closing(
@@ -122,11 +132,12 @@ def simulate_run(
             curve = latency_curve(graph, batches(), timesteps, **how)
         else:
             curve, activity = measure(graph, batches(), timesteps, counted=artifact.graph, **how)
-    ann = {dtype: int(s["correct"]) / int(s["seen"]) for dtype, s in sums.items()}
+    ann = {dtype: rates(s)["accuracy"] for dtype, s in sums.items()}
+    seen = rates(sums["float32"])["images"]
     ann_accuracy = ann["float32"]
     summary = {
         "timesteps": timesteps,
-        "images": int(sums["float32"]["seen"]),
+        "images": seen,
         "ann_accuracy": ann_accuracy,
         "ann_accuracy_in": ann,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
@@ -140,6 +151,8 @@ def simulate_run(
         "tcl": run.config.model.tcl,
         "data": run.config.data.name,
         "trained_in": run.trained_in,
+        "settings": settings,
+        "snn_fingerprint": converted,
         **precision(artifact.graph),
         **provenance.describe(),
     }
@@ -157,6 +170,32 @@ def simulate_run(
         report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
         energy = write_energy(activity, list(curve), ann_accuracy, at, output, **report)
     return Simulated(curve, summary, energy)
+
+
+def fingerprint(
+    *,
+    timesteps: int,
+    readout: Readout,
+    neurons: Neurons,
+    coding: Coding,
+    delay: int,
+    images: int | None,
+    cost: OperationCost | None,
+) -> str:
+    """Of what a simulation's figures depend on, as `summary.json` has it under ``settings``.
+
+    Args:
+        timesteps, readout, neurons, coding, delay, images, cost: as `simulate_run` takes them.
+    """
+    return provenance.fingerprint(
+        timesteps=timesteps,
+        readout=readout,
+        neurons=neurons,
+        coding=coding,
+        delay=delay,
+        images=images,
+        cost=cost,
+    )
 
 
 def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:

@@ -33,6 +33,7 @@ from tcl_jax.training.step import (
     make_eval_step,
     make_train_step,
     no_sums,
+    rates,
 )
 
 CONFIG = "config.json"
@@ -231,15 +232,12 @@ def evaluate(
         done: called after each batch.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    sums = sharding.replicate(no_sums(), mesh)
+    sums = no_sums(mesh)
     with closing(data.eval_batches(source, batch_size=batch_size)) as batches:
         for batch in batches:
             sums = eval_step(variables, sums, sharding.shard_batch(batch, mesh))
             done()
-    return {
-        "loss": float(sums["loss"]) / int(sums["seen"]),
-        "accuracy": int(sums["correct"]) / int(sums["seen"]),
-    }
+    return rates(sums)
 
 
 def _check_folder(config: Config, workdir: Path, resume: bool) -> None:

@@ -9,6 +9,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.clipping import LAMBDA
@@ -103,11 +105,11 @@ def inference(model: nn.Module, precision: str | None = None) -> Inference:
 def make_eval_step(
     model: nn.Module, info: DataInfo, precision: str | None = None
 ) -> Callable[[Any, Metrics, Batch], Metrics]:
-    """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums()` on.
+    """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums` on.
 
-    The sums pass through every step, so that a device begins a batch only when all have met over
-    the one before.  Batches that nothing joins deadlock on CPU devices: each has a thread waiting
-    for the others in the all-reduce of another batch, and XLA aborts the process.
+    Each device sums what it has seen, so that a step needs no word from another: it waits for none.
+    All-reduces of batches in flight deadlock on CPU devices, once in some hundred evaluations even
+    where each takes the sums of the one before, and XLA then aborts the process.
     """
 
     network = inference(model, precision)
@@ -117,19 +119,28 @@ def make_eval_step(
         logits = network(variables, standardize(batch["image"], info))
         mask = batch["mask"]
         found = {
-            "loss": jnp.sum(jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0)),
-            "correct": jnp.sum((logits.argmax(-1) == batch["label"]) & mask),
-            "seen": jnp.sum(mask),
+            "loss": jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0),
+            "correct": (logits.argmax(-1) == batch["label"]) & mask,
+            "seen": mask,
         }
-        return jax.tree.map(jnp.add, sums, found)
+        return jax.tree.map(lambda s, f: s + f.reshape(s.size, -1).sum(1), sums, found)
 
     return eval_step
 
 
-def no_sums() -> Metrics:
-    """What an evaluation starts from."""
-    nothing = jnp.zeros((), jnp.int32)
-    return {"loss": jnp.zeros(()), "correct": nothing, "seen": nothing}
+def no_sums(mesh: Mesh) -> Metrics:
+    """What an evaluation starts from: for each device a sum of its own."""
+    on_each = NamedSharding(mesh, PartitionSpec("data"))
+    types = {"loss": jnp.float32, "correct": jnp.int32, "seen": jnp.int32}
+    return {name: jnp.zeros(mesh.size, dtype, device=on_each) for name, dtype in types.items()}
+
+
+def rates(sums: Metrics) -> dict[str, float]:
+    """What an evaluation ends with: mean loss, accuracy, and the number of images."""
+    on_host = process_allgather(sums, tiled=True)
+    total = {name: values.sum().item() for name, values in on_host.items()}
+    seen = total["seen"]
+    return {"loss": total["loss"] / seen, "accuracy": total["correct"] / seen, "images": seen}
 
 
 def lambdas(params: Any) -> dict[str, Float[Array, ""]]:

@@ -1,0 +1,118 @@
+"""Commands, and whether the records in a folder are those that they would write today."""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import convert  # noqa: E402
+import simulate  # noqa: E402
+import train  # noqa: E402
+from tcl_jax import config as configs  # noqa: E402
+from tcl_jax import presets  # noqa: E402
+from tcl_jax.cli import check_options  # noqa: E402
+from tcl_jax.conversion import artifact as artifacts  # noqa: E402
+from tcl_jax.conversion import of_run as conversion  # noqa: E402
+from tcl_jax.simulation import adaptive_of_run, of_run  # noqa: E402
+from tcl_jax.training import CONFIG  # noqa: E402
+from tcl_jax.training.log import METRICS, read  # noqa: E402
+
+CONVERSION = "conversion.json"
+"""What is kept of a spiking network: what it says about itself, and its fingerprint."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of the project's scripts and its arguments."""
+
+    script: str
+    arguments: tuple[str, ...]
+
+    def run(self, *more: str) -> None:
+        """Run it from the project's root; ends the program where it fails, having said why."""
+        words = (self.script, *self.arguments, *more)
+        print("$ python", shlex.join(words), flush=True)
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A record in JSON; nothing where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def about(snn: Path) -> dict[str, Any]:
+    """What a spiking network says about itself, and its fingerprint, in a run or as it was kept."""
+    if not (snn / artifacts.GRAPH).exists():
+        return load(snn / CONVERSION)
+    said = load(snn / artifacts.GRAPH)["about"]
+    return said | {"fingerprint": artifacts.fingerprint(snn)}
+
+
+def untrained(command: Command, run: Path) -> str | None:
+    """What a run's folder lacks of what a command of train.py makes; None if nothing."""
+    if not (run / CONFIG).exists():
+        return "not trained"
+    name, *options = command.arguments
+    default = train.Options(presets.get(name), Path())
+    wanted = check_options(train.Options, default, options, prog=command.script).config
+    if differ := configs.differences(configs.read(run / CONFIG), wanted):
+        return f"trained with other settings ({'; '.join(differ)})"
+    done = _last_epoch(run).get("epoch", 0)
+    return None if done == wanted.epochs else f"trained for {done} of {wanted.epochs} epochs"
+
+
+def unconverted(command: Command, run: Path, snn: str) -> str | None:
+    """Likewise of convert.py."""
+    if not (said := about(run / snn)):
+        return "not converted"
+    o = check_options(convert.Options, None, command.arguments, prog=command.script)
+    settings = conversion.fingerprint(
+        norm=o.norm,
+        calibration_images=o.calibration_images,
+        verification_images=o.verification_images,
+        step=_last_epoch(run)["step"],
+    )
+    return None if said.get("settings") == settings else _older("converted", said)
+
+
+def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
+    """Likewise of simulate.py, which may be adaptive: of a record and the network that it is of."""
+    if not (said := load(record)):
+        return "not simulated"
+    o = check_options(simulate.Options, None, command.arguments, prog=command.script)
+    how: dict[str, Any] = {
+        "timesteps": o.timesteps,
+        "readout": o.readout,
+        "neurons": o.neurons,
+        "delay": o.delay,
+        "images": o.images,
+    }
+    if o.adaptive:
+        how |= {"max_loss": o.max_loss, "calibration_images": o.calibration_images}
+        settings = adaptive_of_run.fingerprint(**how)
+    else:
+        how |= {"coding": o.coding, "cost": o.cost if o.energy else None}
+        settings = of_run.fingerprint(**how)
+    if said.get("settings") != settings:
+        return _older("simulated", said)
+    if said["snn_fingerprint"] != about(snn).get("fingerprint"):
+        return "simulated on another network than the one that is there"
+    return None
+
+
+def _older(done: str, record: dict[str, Any]) -> str:
+    of = "with other settings than today's" if "settings" in record else "and no settings recorded"
+    return f"{done} {of}, by `{record['command']}`"
+
+
+def _last_epoch(run: Path) -> dict[str, Any]:
+    records = read(run / METRICS) if (run / METRICS).exists() else []
+    return next((r for r in reversed(records) if r["kind"] == "epoch"), {})
