@@ -58,6 +58,7 @@ NETWORKS = {
     "inception_v3": (299, 75, 1000),
 }
 LATENCIES = (125, 250, 500, 1000)
+SEED = 0
 
 
 def main() -> int:
@@ -72,16 +73,20 @@ def main() -> int:
         return 0
     folder = ROOT / "results" / "networks"
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "networks.json"
-    found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    about = provenance.describe() | {"seed": 0}  # before the record changes the tree
+    records = folder / "networks.json"
+    found = json.loads(records.read_text(encoding="utf-8")) if records.exists() else {}
+    about = provenance.describe() | {"seed": SEED}  # before the record changes the tree
     for name in NETWORKS:
         for what in MEASURES:
-            if what not in found.setdefault(name, {}):
+            settings = provenance.fingerprint(
+                what=what, network=(name, *NETWORKS[name]), latencies=LATENCIES, seed=SEED
+            )
+            record = found.setdefault(name, {}).get(what, {})
+            if record.get("settings") != settings:  # not measured yet, or otherwise than today
                 print(name, what, flush=True)
-                found[name][what] = {**_apart(name, what), **about}
-                record.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    _write(found, folder)
+                found[name][what] = {**_apart(name, what), "settings": settings, **about}
+                records.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _write({name: found[name] for name in NETWORKS}, folder)
     return 0
 
 
@@ -99,7 +104,7 @@ def convert_random(name: str, shape: tuple[int, int, int]) -> tuple[SpikingGraph
 
 def _network(name: str, shape: tuple[int, int, int]) -> tuple[Any, Any, jax.Array]:
     """A network with random variables, and two images."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     model = models.create(name, image_shape=shape, num_classes=NETWORKS[name][2])
     x = jnp.asarray(rng.normal(0, 1, (2, *shape)), jnp.float32)
     draw = {
@@ -203,7 +208,7 @@ def _write(found: dict[str, Any], folder: Path) -> None:
         "# Conversion of every network",
         "",
         "Written by `python results/networks.py`, which says how each figure is measured.",
-        "Weights, batch statistics and λ are random (seed 0).",
+        f"Weights, batch statistics and λ are random (seed {SEED}).",
         "",
         "## Conversion",
         "",

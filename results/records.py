@@ -109,8 +109,9 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
 
 
 def _older(done: str, record: dict[str, Any]) -> str:
-    of = "with other settings than today's" if "settings" in record else "and no settings recorded"
-    return f"{done} {of}, by `{record['command']}`"
+    known = "settings" in record
+    how = " with other settings than today's" if known else ", with no settings recorded"
+    return f"{done}{how}, by `{record['command']}`"
 
 
 def _last_epoch(run: Path) -> dict[str, Any]:

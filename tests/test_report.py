@@ -56,21 +56,34 @@ def report(tmp_path):
     plain = _record(tmp_path / "net-relu", tcl=False, ann=0.94, accuracy=[0.1, 0.2, 0.85, 0.86])
     readme = tmp_path / "project.md"
     readme.write_text("before\n<!-- results:x -->\nold\n<!-- end:x -->\nafter\n")
-    write_report("x", {"net": [tcl, plain]}, tmp_path, readme)
+    write_report("x", {"net": [tcl, plain]}, ["net, 99 % norm: not trained"], tmp_path, readme)
     return tmp_path
 
 
 def test_table_holds_the_figures_of_the_curves(report):
     page = (report / "README.md").read_text()
     assert "(commit 0123456789+changes)" in page
-    assert "| TCL | 93.00 | 92.54 |" in page
-    assert "| max norm | 94.00 | 86.00 |" in page
-    assert "123 test images" in page
-    assert "seed 7" in page
+    assert "| T   |   TCL | max norm |\n" in page
+    assert "| 4   | 92.54 |    86.00 |\n" in page
+    assert "| ANN | 93.00 |    94.00 |\n" in page
+    said = " ".join(page.split())
+    assert (
+        "123 test images, spikes readout, V(0) = 0; trained for 2 epochs, seed 7, one run" in said
+    )
+    assert "a processor, 3 cores." in said
+    assert max(map(len, page.split("## Commands")[0].splitlines())) <= 80
+
+
+def test_what_is_left_out_is_named_in_the_page_and_the_readme(report):
+    for page in ("README.md", "project.md"):
+        assert (
+            "### Left out of the tables\n\n- net, 99 % norm: not trained.\n"
+            in (report / page).read_text()
+        )
 
 
 def test_findings_are_those_of_the_figures(report):
-    page = (report / "README.md").read_text()
+    page = " ".join((report / "README.md").read_text().split())
     assert "The ANN with TCL is 1.00 points below the one without" in page
     said = (
         "TCL is above the max norm at every T from 1 to 4, except: level at T = 1, behind at T = 3."
