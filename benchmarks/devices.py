@@ -158,38 +158,35 @@ def _load(network: str) -> None:
 
 def _write(record: dict[str, Any]) -> None:
     from tcl_jax import provenance
+    from tcl_jax.report.pages import table
 
+    seconds = [
+        (*key.split("/"), f"{s['epoch']:.0f}", f"{s['evaluation']:.1f}")
+        for key, s in record["seconds"].items()
+    ]
+    ended = [
+        (*key.split("/"), e["ended"], e["status"], e.get("other_steps", "–"))
+        for key, e in record["evaluations"].items()
+    ]
     rows = [
         "# One CPU device, and one for every core",
         "",
-        "Written by `python benchmarks/devices.py`, which says how each figure is measured, at "
+        "Written by `python benchmarks/devices.py`, which says how each figure is measured, at",
         f"commit {provenance.short(record['commit'])}, seed {record['seed']}, on "
-        f"{record['hardware']['device']}, {record['hardware']['host_cores']} cores.",
+        f"{provenance.machine(record)}.",
         "",
-        f"Seconds of an epoch of {TRAIN_IMAGES:,} images of 28×28 (the median of {TRAIN_STEPS} "
+        f"Seconds of an epoch of {TRAIN_IMAGES:,} images of 28×28 (the median of {TRAIN_STEPS}",
         f"steps of {BATCH} images, times {TRAIN_IMAGES // BATCH}), and of the evaluation of "
-        f"{TEST_IMAGES:,} that follows it:",
+        f"{TEST_IMAGES:,}",
+        "that follows it:",
         "",
-        "| network | devices | epoch, s | evaluation, s |",
-        "|---|---|---|---|",
+        *table(("network", "devices", "epoch, s", "evaluation, s"), seconds),
+        "",
+        f"Evaluations of {TEST_IMAGES:,} images on two devices, of {EVALUATIONS}, that came to",
+        "their end, and the steps of the training beside them meanwhile:",
+        "",
+        *table(("network", "beside it", "ended", "exit status", "steps"), ended),
     ]
-    for key, seconds in record["seconds"].items():
-        network, devices = key.split("/")
-        rows.append(
-            f"| {network} | {devices} | {seconds['epoch']:.0f} | {seconds['evaluation']:.1f} |"
-        )
-    rows += [
-        "",
-        f"Evaluations of {TEST_IMAGES:,} images on two devices, of {EVALUATIONS}, that came to "
-        "their end:",
-        "",
-        "| network | beside it | ended | exit status | steps of the training beside it |",
-        "|---|---|---|---|---|",
-    ]
-    for key, found in record["evaluations"].items():
-        network, beside = key.split("/")
-        steps = found.get("other_steps", "–")
-        rows.append(f"| {network} | {beside} | {found['ended']} | {found['status']} | {steps} |")
     (RESULTS / "README.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

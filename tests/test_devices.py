@@ -114,7 +114,7 @@ def test_every_core_is_a_device(setting, batch_size, devices):
 
 
 def test_devices_evaluate_each_on_its_own():
-    """All-reduces of batches in flight deadlock on CPU devices, and XLA aborts: there are none."""
+    """Many steps in flight deadlock on CPU devices where they meet in an all-reduce: none does."""
     info = data.DataInfo("random", (8, 8, 1), 10, 100, 100, (0.3,), (0.35,))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (150, 8, 8, 1), np.uint8)

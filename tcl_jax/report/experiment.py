@@ -77,7 +77,6 @@ def write_report(
         readme: holds ``<!-- results:NAME -->`` and ``<!-- end:NAME -->``; what stands between is
             replaced.
     """
-    tables = []
     for network, curves in groups.items():
         plot_curves(
             {c.label: c.accuracy for c in curves},
@@ -90,16 +89,20 @@ def write_report(
         )
         for curve in curves:
             _write_history(curve)
-        tables.append(_table(network, curves))
-    if left_out:
-        reasons = [_item(f"{reason}.") for reason in left_out]
-        tables.append("\n".join(["### Left out of the tables", "", *reasons, ""]))
+
+    def sections(plots: str) -> list[str]:
+        found = [_section(network, curves, plots) for network, curves in groups.items()]
+        if left_out:
+            reasons = [_item(f"{reason}.") for reason in left_out]
+            found.append("\n".join(["### Left out of the tables", "", *reasons, ""]))
+        return found
+
     page = [
         f"# Results on {name}",
         "",
         f"Made by `python results/reproduce.py {name}`, this page included.",
         "",
-        *tables,
+        *sections(""),
         "## Commands",
         "",
         *_commands(groups),
@@ -107,7 +110,8 @@ def write_report(
     ]
     (folder / "README.md").write_text("\n".join(page), encoding="utf-8")
     text = readme.read_text(encoding="utf-8")
-    block = "\n".join([f"<!-- results:{name} -->", "", *tables, f"<!-- end:{name} -->"])
+    plots = f"{folder.relative_to(readme.parent)}/"
+    block = "\n".join([f"<!-- results:{name} -->", "", *sections(plots), f"<!-- end:{name} -->"])
     pattern = re.compile(f"<!-- results:{name} -->.*<!-- end:{name} -->", re.DOTALL)
     readme.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
 
@@ -125,8 +129,11 @@ def _write_history(curve: Curve) -> None:
     plot_lambda(history, curve.run / "lambda.png", title=f"{curve.run.name}: λ during training")
 
 
-def _table(network: str, curves: Sequence[Curve]) -> str:
-    """A row for each latency: there are more of them than methods."""
+def _section(network: str, curves: Sequence[Curve], plots: str) -> str:
+    """A network's plot, which is in a folder, its table and what that says.
+
+    The table has a row for each latency: there are more of them than methods.
+    """
     longest = max(len(c.accuracy) for c in curves)
     rows = [
         (t, *("–" if (a := c.at(t)) is None else f"{100 * a:.2f}" for c in curves))
@@ -148,6 +155,8 @@ def _table(network: str, curves: Sequence[Curve]) -> str:
     return "\n".join(
         [
             f"### {network}: SNN test accuracy (%) by latency T",
+            "",
+            f"![accuracy against latency, {network}]({plots}{network}.png)",
             "",
             *table(("T", *(c.label for c in curves)), [*rows, ann]),
             "",

@@ -107,9 +107,10 @@ def make_eval_step(
 ) -> Callable[[Any, Metrics, Batch], Metrics]:
     """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums` on.
 
-    Each device sums what it has seen, so that a step needs no word from another: it waits for none.
-    All-reduces of batches in flight deadlock on CPU devices, once in some hundred evaluations even
-    where each takes the sums of the one before, and XLA then aborts the process.
+    Each device sums what it has seen, so that none waits for another.  Steps that meet in an
+    all-reduce can deadlock on CPU devices where 32 are in flight, the most that XLA launches on
+    one: the thread that waits to launch another is then lacking where a step waits for its part on
+    the other device.  XLA aborts the process after 40 seconds.
     """
 
     network = inference(model, precision)
