@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint types results-fashion_mnist clean
+.PHONY: demo test fuzz lint types results-fashion_mnist clean
 
 demo: $(VENV)/.installed  ## train, convert and simulate a small network: under two minutes
 	rm -rf $(DEMO)
@@ -14,6 +14,9 @@ demo: $(VENV)/.installed  ## train, convert and simulate a small network: under 
 
 test: $(VENV)/.installed-test  ## all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+fuzz: $(VENV)/.installed-test  ## convert and simulate random networks with new seeds: 10 minutes
+	$(BIN)/python tests/fuzz.py --minutes 10
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -41,29 +41,36 @@ class Op:
                 scale = (2 / (side * side * channels // groups)) ** 0.5
                 return {"w": rng.normal(0, scale, shape), "b": rng.normal(0.1, 0.1, out)}
             case "norm":
-                return {
-                    "scale": rng.uniform(0.5, 1.5, channels),
-                    "shift": rng.normal(0.1, 0.3, channels),
-                }
+                scale = rng.uniform(0.5, 1.5, channels) * rng.choice((1, 1, -1), channels)
+                shift = rng.normal(0.1, 0.3, channels)
+                (some_dead,) = self.settings
+                if some_dead:  # nothing is left of such a channel, and its neurons never fire
+                    dead = rng.random(channels) < 0.5
+                    scale, shift = np.where(dead, 0, scale), np.where(dead, -0.1, shift)
+                return {"scale": scale, "shift": shift}
             case "neuron":
                 by_channel = self.settings[0]
                 return {"lam": rng.uniform(0.4, 1.6, channels if by_channel else ())}
             case "dense":
-                n = channels if self.settings[0] else int(np.prod(shapes[self.inputs[0]]))
-                return {"w": rng.normal(0, n**-0.5, (n, 3)), "b": rng.normal(0, 0.1, 3)}
+                each_pixel, out = self.settings
+                n = channels if each_pixel else int(np.prod(shapes[self.inputs[0]]))
+                return {"w": rng.normal(0, n**-0.5, (n, out)), "b": rng.normal(0, 0.1, out)}
         return {}
 
     def shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-        height, width, channels = shapes[self.inputs[0]]
+        *pixels, channels = shapes[self.inputs[0]]
         match self.kind:
             case "conv":
                 _, stride, _, wide = self.settings
-                return (-(-height // stride), -(-width // stride), channels * wide)
+                return (*(-(-side // stride) for side in pixels), channels * wide)
             case "pool":
-                return (height // 2, width // 2, channels)
+                return (*(side // 2 for side in pixels), channels)
+            case "dense":
+                each_pixel, out = self.settings
+                return (*pixels, out) if each_pixel else (out,)
             case "concat":
-                return (height, width, sum(shapes[i][-1] for i in self.inputs))
-        return (height, width, channels)
+                return (*pixels, sum(shapes[i][-1] for i in self.inputs))
+        return (*pixels, channels)
 
 
 @st.composite
@@ -73,14 +80,14 @@ def networks(draw: Any) -> list[Op]:
     for _ in range(draw(st.integers(1, 8))):
         # Deep rather than broad: mostly the last value.
         source = draw(st.sampled_from([len(shapes) - 1] * 3 + list(range(len(shapes)))))
-        height, width, channels = shapes[source]
-        kinds = ["conv", "conv", "norm"]
+        *pixels, channels = shapes[source]
+        kinds = ["conv", "conv", "norm", "dense"] if pixels else ["norm", "dense"]
         if not (source and ops[source - 1].kind == "neuron"):  # where two are one
             kinds += ["neuron", "neuron"]
-        if min(height, width) > 1:
+        if min(pixels, default=0) > 1:
             kinds.append("pool")
         same = [i for i, s in enumerate(shapes) if s == shapes[source]]
-        beside = [i for i, s in enumerate(shapes) if s[:2] == (height, width)]
+        beside = [i for i, s in enumerate(shapes) if list(s[:-1]) == pixels]
         kinds += ["add"] * (len(same) > 1) + ["concat"] * (channels <= 8)
         kind = draw(st.sampled_from(kinds))
         inputs, settings = (source,), ()
@@ -89,12 +96,14 @@ def networks(draw: Any) -> list[Op]:
                 groups = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
                 side, stride = draw(st.sampled_from([(1, 1), (3, 1), (3, 2)]))
                 settings = (side, stride, groups, 2 if channels <= 4 and draw(st.booleans()) else 1)
-            case "neuron":
+            case "neuron" | "norm":
                 settings = (int(draw(st.booleans())),)
+            case "dense":
+                settings = (int(bool(pixels) and draw(st.booleans())), draw(st.integers(1, 6)))
             case "add":
                 inputs = (source, draw(st.sampled_from(same)))
             case "concat":
-                inputs = (source, draw(st.sampled_from(beside)))
+                inputs = (source, *draw(st.lists(st.sampled_from(beside), min_size=1, max_size=3)))
         ops.append(Op(kind, inputs, settings, draw(st.integers(0, 2**16))))
         shapes.append(ops[-1].shape(shapes))
     return ops
@@ -108,7 +117,7 @@ def _shapes(ops: list[Op]) -> list[tuple[int, ...]]:
 
 
 def _read_out(ops: list[Op]) -> Op:
-    return Op("dense", (len(ops),), (0,), 7)
+    return Op("dense", (len(ops),), (0, 3), 7)
 
 
 # --- As a JAX function ----------------------------------------------------------------------------
@@ -152,6 +161,9 @@ def _apply(op: Op, ins: list[jax.Array], w: dict[str, jax.Array]) -> jax.Array:
         case "pool":
             window = (1, 2, 2, 1)
             return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID") / 4
+        case "dense":
+            each_pixel, _ = op.settings
+            return (x if each_pixel else x.reshape(x.shape[0], -1)) @ w["w"] + w["b"]
         case "add":
             return ins[0] + ins[1]
         case "concat":
@@ -190,10 +202,13 @@ class _Reference:
                     h, width = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
                     parts = [x[i:h:2, j:width:2] for i in (0, 1) for j in (0, 1)]
                     values.append(sum(parts) / 4)
+                case "dense":
+                    each_pixel, _ = op.settings
+                    values.append((x if each_pixel else x.ravel()) @ w["w"] + w["b"])
                 case "add":
                     values.append(x + values[op.inputs[1]])
                 case "concat":
-                    values.append(np.concatenate([x, values[op.inputs[1]]], -1))
+                    values.append(np.concatenate([values[i] for i in op.inputs], -1))
         w = _read_out(self.ops).weights(self.shapes)
         return values[-1].ravel() @ w["w"] + w["b"], spikes
 
@@ -217,9 +232,17 @@ def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int, groups: int) -> np
 # --- The comparison -------------------------------------------------------------------------------
 
 
+SEEDS = st.integers(0, 2**16)
+
+
 @settings(max_examples=60)
-@given(networks(), st.integers(0, 2**16))
+@given(networks(), SEEDS)
 def test_conversion_and_simulation_are_exact(ops, seed):
+    check(ops, seed)
+
+
+def check(ops: list[Op], seed: int) -> None:
+    """Convert and simulate a network, images drawn from a seed, and compare it with NumPy."""
     images = np.random.default_rng(seed).normal(0.4, 1.0, (2, SIDE, SIDE, CHANNELS))
     with jax.enable_x64(True):
         x = jnp.asarray(images)
