@@ -63,7 +63,6 @@ def test_every_kind_of_neuron(neurons, currents):
         Neurons(reset="zero"),
         Neurons(leak=0.25),
         Neurons(refractory=2),
-        Neurons(floor=0.0),
     ],
 )
 def test_the_kind_reaches_the_simulation(neurons):
@@ -71,7 +70,29 @@ def test_the_kind_reaches_the_simulation(neurons):
     (name, _) = trains
     assert trains[name].ravel().tolist() == _train(neurons, [0.75] * 12)
     plain = simulation.spike_trains(_one_neuron(), jnp.full((1, 1), 0.75), 12)[name]
-    assert (trains[name] == plain).all() == (neurons.floor is not None)
+    assert (trains[name] != plain).any()
+
+
+def test_the_floor_reaches_the_simulation():
+    """It matters to a neuron that is first inhibited and then excited, as by spikes of two others.
+
+    Weights are dyadic and every λ is 1, so that the loop in NumPy has the same numbers.
+    """
+    weights, x = np.array([[-1.0], [1.5]], np.float32), [0.75, 0.5]
+
+    def network(w, x):
+        return clip(jax.nn.relu(clip(jax.nn.relu(x), 1.0) @ w), 1.0)
+
+    graph = convert(network, weights, [jnp.ones((1, 2))])
+    found = {}
+    for neurons in (Neurons(), Neurons(floor=0.0)):
+        first = np.array([_train(neurons, [current] * 12) for current in x])
+        found[neurons.floor] = _train(neurons, (first.T @ weights).ravel().tolist())
+        trains = simulation.spike_trains(graph, jnp.array([x]), 12, neurons=neurons)
+        first_name, second_name = (n.name for n in graph.neurons)
+        assert trains[first_name][:, 0].T.tolist() == first.tolist()
+        assert trains[second_name].ravel().tolist() == found[neurons.floor]
+    assert sum(found[0.0]) > sum(found[None])
 
 
 def test_refractory_neurons_fire_at_most_at_their_rate():
