@@ -49,16 +49,26 @@ def clip(a: Float[Array, "*shape"], lam: Float[Array, "..."]) -> Float[Array, "*
 
 def _clipped(a, lam):
     def tcl_clip(a, lam):
-        lam = jnp.asarray(lam)
+        lam = _against(jnp.asarray(lam), a)
         return jnp.where(_saturated(a, lam), lam.astype(a.dtype), a)
 
     tcl_clip.__name__ = CLIP_CALL
     return jax.jit(tcl_clip)(jnp.asarray(a), lam)
 
 
+def _against(lam, a):
+    """Ranks made equal, so that nothing rests on implicit promotion, which a user may forbid."""
+    return lam.reshape((1,) * (a.ndim - lam.ndim) + lam.shape)
+
+
+def _wider(a, b):
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
+
+
 def _saturated(a, lam):
-    wide = jnp.promote_types(a.dtype, lam.dtype)
-    return a.astype(wide) >= lam.astype(wide)
+    wide = _wider(a.dtype, lam.dtype)
+    return a.astype(wide) >= _against(lam, a).astype(wide)
 
 
 def _clip_forward(a, lam):
@@ -70,8 +80,11 @@ def _clip_backward(residuals, g):
     saturated, lam = residuals
     to_a = jnp.where(saturated, jnp.zeros_like(g), g)
     # The transpose of λ's broadcast sums over what it was broadcast to, devices of a shard_map too.
-    accumulate = jnp.promote_types(lam.dtype, jnp.float32)
-    _, sum_up = jax.vjp(lambda lam: jnp.where(saturated, lam, 0), lam.astype(accumulate))
+    accumulate = _wider(lam.dtype, jnp.float32)
+    nothing = jnp.zeros((), accumulate)
+    _, sum_up = jax.vjp(
+        lambda lam: jnp.where(saturated, _against(lam, saturated), nothing), lam.astype(accumulate)
+    )
     (to_lam,) = sum_up(g.astype(accumulate))
     return to_a, to_lam.astype(lam.dtype)
 

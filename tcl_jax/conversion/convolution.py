@@ -59,7 +59,7 @@ def convolve(
             start = [p * d for p, d in zip(place, dilation, strict=True)]
             stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, sizes, strides, strict=True)]
             part = lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
-            terms.append(part * kernel[place][0])
+            terms.append(part * kernel[place].reshape((1,) * (part.ndim - 1) + (-1,)))
         return sum(terms[1:], terms[0])
 
     depthwise = is_depthwise(kernel, padding, groups)

@@ -71,7 +71,8 @@ def encode(
     size = jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), keepdims=True)
     rate = jnp.abs(x) / jnp.where(size > 0, size, 1)
     if coding.coding == "rate":
-        spikes = jnp.floor(t * rate) > jnp.floor((t - 1) * rate)
+        now, before = jnp.asarray(t, rate.dtype), jnp.asarray(t - 1, rate.dtype)
+        spikes = jnp.floor(now * rate) > jnp.floor(before * rate)
     else:
         # Named, for JAX's other generators draw by place in what is mapped over.
         key = jax.random.fold_in(jax.random.key(coding.seed, impl="threefry2x32"), t)
@@ -88,7 +89,8 @@ def _digest(x: Float[Array, "b ..."]) -> UInt32[Array, " b"]:
     """
     positive = jnp.where(x == 0, 0, x).astype(jnp.float32)  # -0 is 0
     bits = jax.lax.bitcast_convert_type(positive, jnp.uint32).reshape(x.shape[0], -1)
-    mixed = bits + jnp.arange(1, bits.shape[1] + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    places = jnp.arange(1, bits.shape[1] + 1, dtype=jnp.uint32)[None]
+    mixed = bits + places * jnp.uint32(0x9E3779B9)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
     return jnp.sum(mixed ^ (mixed >> 16), 1, dtype=jnp.uint32)

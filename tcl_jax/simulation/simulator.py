@@ -55,7 +55,7 @@ def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
     """
     shape = shapes(graph)
     membrane = {
-        n.name: jnp.zeros((batch, *shape[n.name]), graph.dtype) + fraction(neurons.v0, n.threshold)
+        n.name: jnp.broadcast_to(fraction(neurons.v0, n.threshold), (batch, *shape[n.name]))
         for n in graph.neurons
     }
     rested = {n.name: jnp.zeros((batch, *shape[n.name]), jnp.int32) for n in graph.neurons}
@@ -129,7 +129,7 @@ def step(
             if rest is not None:
                 resting[name] = rest
             if isinstance(node, Output):
-                counts = counts + (spikes[name] > 0)
+                counts = counts + (spikes[name] > 0).astype(counts.dtype)
         elif name not in values:
             values[name] = affine(node, *(values[i] for i in node.inputs))
     return State(membrane, counts, resting), spikes
