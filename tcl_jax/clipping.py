@@ -61,13 +61,14 @@ def _against(lam, a):
     return lam.reshape((1,) * (a.ndim - lam.ndim) + lam.shape)
 
 
-def _wider(a, b):
+def wider(a, b):
+    """The type that holds the values of both, though a user may forbid implicit promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(a, b)
 
 
 def _saturated(a, lam):
-    wide = _wider(a.dtype, lam.dtype)
+    wide = wider(a.dtype, lam.dtype)
     return a.astype(wide) >= _against(lam, a).astype(wide)
 
 
@@ -80,7 +81,7 @@ def _clip_backward(residuals, g):
     saturated, lam = residuals
     to_a = jnp.where(saturated, jnp.zeros_like(g), g)
     # The transpose of λ's broadcast sums over what it was broadcast to, devices of a shard_map too.
-    accumulate = _wider(lam.dtype, jnp.float32)
+    accumulate = wider(lam.dtype, jnp.float32)
     nothing = jnp.zeros((), accumulate)
     _, sum_up = jax.vjp(
         lambda lam: jnp.where(saturated, _against(lam, saturated), nothing), lam.astype(accumulate)

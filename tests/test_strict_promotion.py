@@ -71,3 +71,18 @@ def test_the_clip_and_its_gradients(eighths, dtype):
     expected = gradients()
     with strict():
         jax.tree.map(np.testing.assert_array_equal, gradients(), expected)
+
+
+def test_counting_deciding_and_whole_numbers(weights, eighths):
+    images = jnp.asarray(eighths(6, 6, 6, 2))
+    graph = convert(_network, weights, [images])
+    batch = {"image": images, "label": np.arange(6) % 3, "mask": np.arange(6) < 5}
+    found = []
+    for setting in (contextlib.nullcontext, strict):
+        with setting():
+            accuracy, activity = simulation.measure(graph, [batch], 10)
+            decided = simulation.decide(graph, [batch], 2.0, 10, slots=6)
+            integer = simulation.quantise(graph, images)
+            counts = simulation.simulate(integer, images, timesteps=10).counts
+        found.append((accuracy, activity.operations(), decided.classes, decided.steps, counts))
+    jax.tree.map(np.testing.assert_array_equal, *found)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from tcl_jax.clipping import wider
+
 # A TPU's default would round float32 weights to 8 bits, a GPU's to 11.
 PRECISION = "highest"
 """Of every product of signals with weights: float32 ones are accurate to float32 everywhere."""
@@ -107,7 +109,7 @@ def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None)
                 x, k.astype(x.dtype), precision=None, preferred_element_type=jnp.int32
             ),
         )
-    dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+    dtype = wider(kernel.dtype, jnp.float32)
     x = x.astype(kernel.dtype)
     if cpu is product:
         return _sums(product, dtype)(x, kernel)

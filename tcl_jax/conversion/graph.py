@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from tcl_jax.clipping import wider
 from tcl_jax.conversion.convolution import PRECISION, convolve, weigh
 from tcl_jax.conversion.nodes import (
     KINDS,
@@ -122,7 +123,9 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     match node:
         case Quantise():
             # A product is rounded alike everywhere, which a quotient is not.
-            return jnp.clip(jnp.round(x * node.rate), -127, 127).astype(jnp.int8)
+            dtype = wider(x.dtype, node.rate.dtype)
+            scaled = x.astype(dtype) * node.rate.astype(dtype)
+            return jnp.clip(jnp.round(scaled), -127, 127).astype(jnp.int8)
         case Conv():
             y = convolve(x, node.kernel, node.strides, node.padding, node.dilation, node.groups)
             return y if node.bias is None else y + _channels(node.bias, y)
@@ -130,6 +133,7 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
             y = weigh(x, node.kernel, _dense)
             return y if node.bias is None else y + _channels(node.bias, y)
         case Scale():
+            x = x.astype(wider(x.dtype, node.scale.dtype))
             return x * _against(node.scale, x) + _against(node.shift, x)
         case Pool():
             wide = _wide(x)
@@ -255,7 +259,7 @@ def images(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Float[Array, "b ...
             f"(a batch of shape {tuple(x.shape)})"
         )
     # A graph of whole numbers rounds the images itself.
-    return jnp.asarray(x, jnp.promote_types(graph.dtype, jnp.float32))
+    return jnp.asarray(x, wider(graph.dtype, jnp.float32))
 
 
 def check_batch(x: Any) -> None:

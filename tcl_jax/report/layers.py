@@ -203,7 +203,7 @@ def _of_batch(
             found |= {"rate": counts[n] / t, "saturated": (left >= 1).astype(left.dtype)}
             weight = mask.reshape(-1, *(1,) * (left.ndim - 1))
             size = left[0].size
-            totals[t][n] = {k: jnp.sum(v * weight) / size for k, v in found.items()}
+            totals[t][n] = {k: jnp.sum(v * weight.astype(v.dtype)) / size for k, v in found.items()}
             rates[t][n] = counts[n] / t
     spiked = {
         n: jnp.any((counts[n] > 0) & mask.reshape(-1, *(1,) * (counts[n].ndim - 1)), 0)

@@ -64,7 +64,7 @@ def read(
     _check_single_class(state.counts)
     classes = classify(graph, state, readout)
     charges = by_class(charge(graph, state) / graph.output.threshold)
-    own = jnp.arange(charges.shape[-1]) == classes[:, None]
+    own = jnp.arange(charges.shape[-1])[None] == classes[:, None]
     others = jnp.max(jnp.where(own, -jnp.inf, charges), -1)
     return classes, jnp.max(jnp.where(own, charges, -jnp.inf), -1) - others
 

@@ -389,4 +389,5 @@ def _by_fan_out(
     counts = mask.reshape(-1, *(1,) * (spikes.ndim - 1))
     fired = jnp.sum((spikes != 0) & counts, 0, dtype=jnp.int32).reshape(-1, 1)
     # k is small: comparing with every value costs less than a scatter.
-    return jnp.sum(fired * (synapses.index.reshape(-1, 1) == jnp.arange(len(synapses.values))), 0)
+    which = synapses.index.reshape(-1, 1) == jnp.arange(len(synapses.values))[None]
+    return jnp.sum(jnp.where(which, fired, 0), 0)

@@ -122,5 +122,5 @@ def fire(
 def fraction(part: float, values: Array) -> Array:
     """A part of thresholds or potentials, in their type: of whole numbers, rounded."""
     if jnp.issubdtype(values.dtype, jnp.integer):
-        return jnp.round(part * values).astype(values.dtype)
+        return jnp.round(part * values.astype(jnp.result_type(float))).astype(values.dtype)
     return part * values

@@ -3,6 +3,7 @@
 import math
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -124,7 +125,8 @@ def correct(
     classes = classify(graph, state, readout)
     check_labels(classes.shape, labels.shape, mask.shape)
     images = mask.astype(bool).reshape(-1, *(1,) * (classes.ndim - 1))
-    return jnp.sum((classes == labels) & images)
+    with jax.numpy_dtype_promotion("standard"):  # labels are of any type of whole numbers
+        return jnp.sum((classes == labels) & images)
 
 
 def classes_in(labels: Int[Array, "b ..."], mask: Bool[Array, " b"]) -> int:
