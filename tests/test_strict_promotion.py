@@ -86,3 +86,9 @@ def test_counting_deciding_and_whole_numbers(weights, eighths):
             counts = simulation.simulate(integer, images, timesteps=10).counts
         found.append((accuracy, activity.operations(), decided.classes, decided.steps, counts))
     jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_what_breaks_the_user_s_own_setting_is_said_to():
+    """Not that it took one image at a time, for which it would work."""
+    with strict(), pytest.raises(ValueError, match="jax_numpy_rank_promotion"):
+        convert(lambda w, x: x @ w + w[0], jnp.eye(3), [jnp.ones((2, 3))], norm="max")
