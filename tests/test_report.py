@@ -14,13 +14,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def _record(folder, *, tcl, ann, accuracy, snn="snn"):
     """What a run and its simulation leave behind."""
     (folder / snn).mkdir(parents=True)
-    hardware = {"device": "a processor", "host_cores": 3}
     about = {
         "command": f"python train.py x --workdir {folder.name}",
         "commit": "0123456789abcdef+changes",
     }
+    about["hardware"] = {"device": "a processor", "host_cores": 3}
     (folder / "config.json").write_text(json.dumps({"seed": 7}))
-    (folder / "environment.json").write_text(json.dumps(about | {"hardware": hardware}))
+    (folder / "environment.json").write_text(json.dumps(about))
     lam = {"act1": 2.5, "act2": 1.5} if tcl else {}
     epochs = [
         {
@@ -62,7 +62,7 @@ def report(tmp_path):
 
 def test_table_holds_the_figures_of_the_curves(report):
     page = (report / "README.md").read_text()
-    assert "(commit 0123456789+changes)" in page
+    assert "(commit 0123456789+changes; a processor, 3 cores)" in page
     assert "| T   |   TCL | max norm |\n" in page
     assert "| 4   | 92.54 |    86.00 |\n" in page
     assert "| ANN | 93.00 |    94.00 |\n" in page

@@ -220,11 +220,12 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _commands(groups: Mapping[str, Sequence[Curve]]) -> list[str]:
-    """Every command that was run, with the commit of the code that ran it."""
+    """Every command that was run, with the commit of the code that ran it, and the machine."""
     found = []
     for curves in groups.values():
         for c in curves:
             conversion = json.loads((c.run / c.snn / "conversion.json").read_text(encoding="utf-8"))
             for about in (c.environment, conversion, c.summary):
-                found.append(f"- `{about['command']}` (commit {provenance.short(about['commit'])})")
+                where = f"commit {provenance.short(about['commit'])}; {provenance.machine(about)}"
+                found.append(f"- `{about['command']}` ({where})")
     return list(dict.fromkeys(found))
