@@ -1,5 +1,6 @@
 """What every test needs: four virtual devices, and hypothesis without chance or deadlines."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,10 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+
+# In the background SIGINT may be ignored, and so it would be by every process that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything uses a backend: the number of devices is fixed from then on.
 jax.config.update("jax_num_cpu_devices", 4)
