@@ -8,7 +8,6 @@ beside its plot.  What has not been trained is left out.
 import argparse
 import shutil
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 from records import ROOT, Command, load, unsimulated
 
 from tcl_jax import provenance
-from tcl_jax.report.pages import table
+from tcl_jax.report.pages import item, table
 from tcl_jax.terminal import reported_at_exit
 
 RUNS, TRAINED = ROOT / "runs" / "fashion_mnist", ROOT / "results" / "fashion_mnist"
@@ -102,7 +101,7 @@ def report() -> None:
         for what, command in e.commands():
             record = RESULTS / e.run / f"{what}.json"
             if reason := unsimulated(command, record, TRAINED / e.run / SNN):
-                left_out.append(f"- {e.run}, {what}: {reason}.")
+                left_out.append(item(f"{e.run}, {what}: {reason}."))
                 continue
             records[what].append(load(record))
             trainings.append(load(RESULTS / e.run / "environment.json"))
@@ -131,8 +130,7 @@ def report() -> None:
         *_energy(energy),
     ]
     if left_out:
-        rows += ["", "## Left out", ""]
-        rows += [line for reason in left_out for line in textwrap.wrap(reason, 80)]
+        rows += ["", "## Left out", "", *left_out]
     rows += ["", "## Commands", ""]
     for content in (*trainings, *adaptive, *energy):
         commit = provenance.short(content["commit"])

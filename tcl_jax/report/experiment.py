@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tcl_jax import provenance
-from tcl_jax.report.pages import table
+from tcl_jax.report.pages import WIDTH, item, table
 from tcl_jax.report.plots import plot_curves, plot_lambda, plot_training
 from tcl_jax.training.log import METRICS, read
 
 _LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150)
-_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def write_report(
     def sections(plots: str) -> list[str]:
         found = [_section(network, curves, plots) for network, curves in groups.items()]
         if left_out:
-            reasons = [_item(f"{reason}.") for reason in left_out]
+            reasons = [item(f"{reason}.") for reason in left_out]
             found.append("\n".join(["### Left out of the tables", "", *reasons, ""]))
         return found
 
@@ -160,7 +159,7 @@ def _section(network: str, curves: Sequence[Curve], plots: str) -> str:
             "",
             *table(("T", *(c.label for c in curves)), [*rows, ann]),
             "",
-            *textwrap.wrap(conditions, _WIDTH),
+            *textwrap.wrap(conditions, WIDTH),
             "",
             *_findings(curves),
             "",
@@ -200,12 +199,7 @@ def _findings(curves: Sequence[Curve]) -> list[str]:
         ]
         where += f", except: {', '.join(rest)}" if rest else ""
         found.append(f"TCL is above the {other.label} {where}.")
-    return list(map(_item, found))
-
-
-def _item(text: str) -> str:
-    """Of a list, in lines that can be read as they are."""
-    return textwrap.fill(f"- {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return list(map(item, found))
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -1,7 +1,20 @@
 """Pages in Markdown that can be read as they are, too."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
+
+WIDTH = 80
+
+
+def item(text: str) -> str:
+    """An item of a list, in lines of at most 80 letters.
+
+    >>> print(item("a word " * 14))
+    - a word a word a word a word a word a word a word a word a word a word a word a
+      word a word a word
+    """
+    return textwrap.fill(f"- {text}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def table(headings: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
