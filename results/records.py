@@ -15,11 +15,10 @@ import convert  # noqa: E402
 import simulate  # noqa: E402
 import train  # noqa: E402
 from tcl_jax import config as configs  # noqa: E402
-from tcl_jax import presets  # noqa: E402
+from tcl_jax import presets, provenance  # noqa: E402
 from tcl_jax.cli import check_options  # noqa: E402
 from tcl_jax.conversion import artifact as artifacts  # noqa: E402
-from tcl_jax.conversion import of_run as conversion  # noqa: E402
-from tcl_jax.simulation import adaptive_of_run, of_run  # noqa: E402
+from tcl_jax.conversion import method  # noqa: E402
 from tcl_jax.training import CONFIG  # noqa: E402
 from tcl_jax.training.log import METRICS, read  # noqa: E402
 
@@ -74,8 +73,8 @@ def unconverted(command: Command, run: Path, snn: str) -> str | None:
     if not (said := about(run / snn)):
         return "not converted"
     o = check_options(convert.Options, None, command.arguments, prog=command.script)
-    settings = conversion.fingerprint(
-        norm=o.norm,
+    settings = provenance.fingerprint(
+        norm=str(method(o.norm)),
         calibration_images=o.calibration_images,
         verification_images=o.verification_images,
         step=_last_epoch(run)["step"],
@@ -97,11 +96,9 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
     }
     if o.adaptive:
         how |= {"max_loss": o.max_loss, "calibration_images": o.calibration_images}
-        settings = adaptive_of_run.fingerprint(**how)
     else:
         how |= {"coding": o.coding, "cost": o.cost if o.energy else None}
-        settings = of_run.fingerprint(**how)
-    if said.get("settings") != settings:
+    if said.get("settings") != provenance.fingerprint(**how):
         return _older("simulated", said)
     if said["snn_fingerprint"] != about(snn).get("fingerprint"):
         return "simulated on another network than the one that is there"

@@ -150,8 +150,10 @@ def make(row: Row, run: Path) -> None:
 
 def keep(run: Path, snn: str, kept: Path) -> None:
     """Copy what is small of a run, and of a spiking network in it, to where records are kept."""
-    if kept.exists() and (kept / METRICS).read_bytes() != (run / METRICS).read_bytes():
-        shutil.rmtree(kept)  # of another training, and so is all that was made from it
+    known = kept / METRICS
+    if not known.exists() or known.read_bytes() != (run / METRICS).read_bytes():
+        # Of another training, and so is all that was made from it.
+        shutil.rmtree(kept, ignore_errors=True)
     (kept / snn).mkdir(parents=True, exist_ok=True)
     for file in (CONFIG, "environment.json", METRICS):
         shutil.copy(run / file, kept / file)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tcl_jax.promotion import against, wider
+
 LAMBDA = "lam"
 """Name of the clipping bound among a network's parameters; the optimizer's masks go by it."""
 
@@ -49,27 +51,16 @@ def clip(a: Float[Array, "*shape"], lam: Float[Array, "..."]) -> Float[Array, "*
 
 def _clipped(a, lam):
     def tcl_clip(a, lam):
-        lam = _against(jnp.asarray(lam), a)
+        lam = against(jnp.asarray(lam), a)
         return jnp.where(_saturated(a, lam), lam.astype(a.dtype), a)
 
     tcl_clip.__name__ = CLIP_CALL
     return jax.jit(tcl_clip)(jnp.asarray(a), lam)
 
 
-def _against(lam, a):
-    """Ranks made equal, so that nothing rests on implicit promotion, which a user may forbid."""
-    return lam.reshape((1,) * (a.ndim - lam.ndim) + lam.shape)
-
-
-def wider(a, b):
-    """The type that holds the values of both, though a user may forbid implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(a, b)
-
-
 def _saturated(a, lam):
     wide = wider(a.dtype, lam.dtype)
-    return a.astype(wide) >= _against(lam, a).astype(wide)
+    return a.astype(wide) >= against(lam, a).astype(wide)
 
 
 def _clip_forward(a, lam):
@@ -84,7 +75,7 @@ def _clip_backward(residuals, g):
     accumulate = wider(lam.dtype, jnp.float32)
     nothing = jnp.zeros((), accumulate)
     _, sum_up = jax.vjp(
-        lambda lam: jnp.where(saturated, _against(lam, saturated), nothing), lam.astype(accumulate)
+        lambda lam: jnp.where(saturated, against(lam, saturated), nothing), lam.astype(accumulate)
     )
     (to_lam,) = sum_up(g.astype(accumulate))
     return to_a, to_lam.astype(lam.dtype)

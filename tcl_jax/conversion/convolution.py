@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from tcl_jax.clipping import wider
+from tcl_jax.promotion import against, wider
 
 # A TPU's default would round float32 weights to 8 bits, a GPU's to 11.
 PRECISION = "highest"
@@ -61,7 +61,7 @@ def convolve(
             start = [p * d for p, d in zip(place, dilation, strict=True)]
             stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, sizes, strides, strict=True)]
             part = lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
-            terms.append(part * kernel[place].reshape((1,) * (part.ndim - 1) + (-1,)))
+            terms.append(part * against(kernel[place][0], part))
         return sum(terms[1:], terms[0])
 
     depthwise = is_depthwise(kernel, padding, groups)

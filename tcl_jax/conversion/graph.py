@@ -16,7 +16,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from tcl_jax.clipping import wider
 from tcl_jax.conversion.convolution import PRECISION, convolve, weigh
 from tcl_jax.conversion.nodes import (
     KINDS,
@@ -39,6 +38,7 @@ from tcl_jax.conversion.nodes import (
     unknown,
 )
 from tcl_jax.errors import InputError
+from tcl_jax.promotion import against, wider
 
 Observer = Callable[[str, Array], None]
 
@@ -128,13 +128,13 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
             return jnp.clip(jnp.round(scaled), -127, 127).astype(jnp.int8)
         case Conv():
             y = convolve(x, node.kernel, node.strides, node.padding, node.dilation, node.groups)
-            return y if node.bias is None else y + _channels(node.bias, y)
+            return y if node.bias is None else y + against(node.bias, y)
         case Dense():
             y = weigh(x, node.kernel, _dense)
-            return y if node.bias is None else y + _channels(node.bias, y)
+            return y if node.bias is None else y + against(node.bias, y)
         case Scale():
             x = x.astype(wider(x.dtype, node.scale.dtype))
-            return x * _against(node.scale, x) + _against(node.shift, x)
+            return x * against(node.scale, x) + against(node.shift, x)
         case Pool():
             wide = _wide(x)
             summed = lax.reduce_window(
@@ -176,15 +176,6 @@ def _dense(x: Array, kernel: Array, **how: Any) -> Array:
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **how)
 
 
-def _channels(vector: Float[Array, " c"], like: Array) -> Float[Array, "..."]:
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
-
-
-def _against(value: Float[Array, "..."], like: Array) -> Float[Array, "..."]:
-    """Ranks made equal, so that nothing rests on implicit promotion."""
-    return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
-
-
 def evaluate(
     graph: SpikingGraph, x: Float[Array, "b ..."], observe: Observer | None = None
 ) -> Float[Array, "b classes"]:
@@ -219,7 +210,7 @@ def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
             values[node.name] = x
         elif isinstance(node, Neuron):
             (z,) = (values[i] for i in node.inputs)
-            values[node.name] = jnp.minimum(jnp.maximum(z, 0), _against(node.threshold, z))
+            values[node.name] = jnp.minimum(jnp.maximum(z, 0), against(node.threshold, z))
         else:
             values[node.name] = affine(node, *(values[i] for i in node.inputs))
         if isinstance(node, Neuron):

@@ -92,8 +92,8 @@ def convert_run(
         "trained_in": run.trained_in,
         "checkpoint_step": run.step,
         "total_steps": run.total_steps,
-        "settings": fingerprint(
-            norm=norm,
+        "settings": provenance.fingerprint(
+            norm=str(how),
             calibration_images=calibration_images,
             verification_images=verification_images,
             step=run.step,
@@ -107,21 +107,6 @@ def convert_run(
     if before != artifacts.fingerprint(target):
         _set_aside_results(run.folder, snn, before)
     return artifact
-
-
-def fingerprint(*, norm: str, calibration_images: int, verification_images: int, step: int) -> str:
-    """Of what a conversion depends on, as the artifact's ``about`` has it under ``settings``.
-
-    Args:
-        norm, calibration_images, verification_images: as `convert_run` takes them.
-        step: of the checkpoint.
-    """
-    return provenance.fingerprint(
-        norm=str(method(norm)),
-        calibration_images=calibration_images,
-        verification_images=verification_images,
-        step=step,
-    )
 
 
 def _set_aside_results(folder: Path, snn: str, before: str | None) -> None:

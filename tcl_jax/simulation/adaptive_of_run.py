@@ -81,7 +81,7 @@ def adapt_run(
     check_numbers(timesteps, delay, **counts)
     if not coding.constant:
         raise InputError("adaptive latency is for images fed as currents: leave --coding analog")
-    settings = fingerprint(
+    settings = provenance.fingerprint(
         timesteps=timesteps,
         max_loss=max_loss,
         readout=readout,
@@ -175,33 +175,6 @@ def adapt_run(
         title=f"{content['network']} on {content['data']}, {content['images']} test images",
     )
     return content
-
-
-def fingerprint(
-    *,
-    timesteps: int,
-    max_loss: float,
-    readout: Readout,
-    neurons: Neurons,
-    delay: int,
-    images: int | None,
-    calibration_images: int,
-) -> str:
-    """Of what the figures depend on, as `adaptive.json` has it under ``settings``.
-
-    Args:
-        timesteps, max_loss, readout, neurons, delay, images, calibration_images: as `adapt_run`
-            takes them.
-    """
-    return provenance.fingerprint(
-        timesteps=timesteps,
-        max_loss=max_loss,
-        readout=readout,
-        neurons=neurons,
-        delay=delay,
-        images=images,
-        calibration_images=calibration_images,
-    )
 
 
 def _last_training_images(run: Run, count: int, batch_size: int) -> Iterator[dict[str, Any]]:

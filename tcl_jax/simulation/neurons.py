@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.errors import InputError
+from tcl_jax.promotion import against
 
 Reset = Literal["subtract", "zero"]
 
@@ -103,7 +104,7 @@ def fire(
     >>> fire(Neurons(reset="zero"), v, z, threshold)[0].tolist()
     [0.0, 0.0]
     """
-    theta = threshold.reshape((1,) * (potential.ndim - threshold.ndim) + threshold.shape)
+    theta = against(threshold, potential)
     if resting is not None:
         current = jnp.where(resting > 0, 0, current)
     potential = potential - fraction(neurons.leak, potential) + current

@@ -89,7 +89,7 @@ def simulate_run(
         InputError: a number is out of range, or there is no such spiking network or it is damaged.
     """
     check_numbers(timesteps, delay, batch_size=batch_size, images=images)
-    settings = fingerprint(
+    settings = provenance.fingerprint(
         timesteps=timesteps,
         readout=readout,
         neurons=neurons,
@@ -132,12 +132,12 @@ def simulate_run(
             curve = latency_curve(graph, batches(), timesteps, **how)
         else:
             curve, activity = measure(graph, batches(), timesteps, counted=artifact.graph, **how)
-    ann = {dtype: rates(s)["accuracy"] for dtype, s in sums.items()}
-    seen = rates(sums["float32"])["images"]
+    evaluated = {dtype: rates(of_all) for dtype, of_all in sums.items()}
+    ann = {dtype: found["accuracy"] for dtype, found in evaluated.items()}
     ann_accuracy = ann["float32"]
     summary = {
         "timesteps": timesteps,
-        "images": seen,
+        "images": evaluated["float32"]["images"],
         "ann_accuracy": ann_accuracy,
         "ann_accuracy_in": ann,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
@@ -170,32 +170,6 @@ def simulate_run(
         report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
         energy = write_energy(activity, list(curve), ann_accuracy, at, output, **report)
     return Simulated(curve, summary, energy)
-
-
-def fingerprint(
-    *,
-    timesteps: int,
-    readout: Readout,
-    neurons: Neurons,
-    coding: Coding,
-    delay: int,
-    images: int | None,
-    cost: OperationCost | None,
-) -> str:
-    """Of what a simulation's figures depend on, as `summary.json` has it under ``settings``.
-
-    Args:
-        timesteps, readout, neurons, coding, delay, images, cost: as `simulate_run` takes them.
-    """
-    return provenance.fingerprint(
-        timesteps=timesteps,
-        readout=readout,
-        neurons=neurons,
-        coding=coding,
-        delay=delay,
-        images=images,
-        cost=cost,
-    )
 
 
 def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:

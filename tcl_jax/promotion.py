@@ -1,0 +1,30 @@
+"""Ranks and types made equal in so many words: users may forbid JAX to promote them implicitly."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def against(value: Array, like: Array) -> Array:
+    """A value with axes of length 1 in front, so that it has as many as what it is to meet.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.promotion import against
+    >>> against(jnp.ones(3), jnp.ones((5, 2, 3))).shape
+    (1, 1, 3)
+    """
+    return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
+
+
+def wider(a: Any, b: Any) -> Any:
+    """The type that holds the values of both.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.promotion import wider
+    >>> str(wider(jnp.bfloat16, jnp.float32))
+    'float32'
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
