@@ -1,10 +1,16 @@
 """Ranks and types made equal in so many words: users may forbid JAX to promote them implicitly."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+
+
+def implicit() -> AbstractContextManager[Any]:
+    """Where a library that we call promotes types, as Flax's pooling and optax's schedules do."""
+    return jax.numpy_dtype_promotion("standard")
 
 
 def against(value: Array, like: Array) -> Array:
@@ -18,6 +24,19 @@ def against(value: Array, like: Array) -> Array:
     return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
 
 
+def alike(*arrays: Array) -> list[Array]:
+    """Arrays in the one type that holds the values of all of them.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.promotion import alike
+    >>> [str(a.dtype) for a in alike(jnp.ones(3, jnp.int8), jnp.ones(3, jnp.int32))]
+    ['int32', 'int32']
+    """
+    with implicit():
+        dtype = jnp.result_type(*arrays)
+    return [a.astype(dtype) for a in arrays]
+
+
 def wider(a: Any, b: Any) -> Any:
     """The type that holds the values of both.
 
@@ -26,5 +45,5 @@ def wider(a: Any, b: Any) -> Any:
     >>> str(wider(jnp.bfloat16, jnp.float32))
     'float32'
     """
-    with jax.numpy_dtype_promotion("standard"):
+    with implicit():
         return jnp.promote_types(a, b)

@@ -65,19 +65,30 @@ def finish(process: subprocess.Popen) -> Finished:
     return Finished(process.returncode, out, err)
 
 
-_server = threading.local()
+class _Server:
+    """What runs the commands of one thread, for as long as that lives."""
 
-
-def run(script: str, *arguments: object, **extra: str) -> Finished:
-    """Run `python SCRIPT.py ARGUMENTS` to its end, by a server to each thread (preloaded.py)."""
-    if not hasattr(_server, "process"):
-        _server.process = subprocess.Popen(
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "preloaded.py")],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def __del__(self) -> None:
+        with self.process:  # closes its input, which ends it, and waits
+            pass
+
+
+_of_thread = threading.local()
+
+
+def run(script: str, *arguments: object, **extra: str) -> Finished:
+    """Run `python SCRIPT.py ARGUMENTS` to its end, by a server to each thread (preloaded.py)."""
+    if not hasattr(_of_thread, "server"):
+        _of_thread.server = _Server()
     assert not any(name.startswith("JAX_") for name in extra), "read at import: use start()"
     started = time.monotonic()
     with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
@@ -88,9 +99,10 @@ def run(script: str, *arguments: object, **extra: str) -> Finished:
             "out": out.name,
             "err": err.name,
         }
-        _server.process.stdin.write(json.dumps(command) + "\n")
-        _server.process.stdin.flush()
-        status = int(_server.process.stdout.readline())
+        process = _of_thread.server.process
+        process.stdin.write(json.dumps(command) + "\n")
+        process.stdin.flush()
+        status = int(process.stdout.readline())
         seconds = time.monotonic() - started
         return Finished(status, out.read().decode(), err.read().decode(), seconds)
 

@@ -16,6 +16,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Before anything uses a backend: the number of devices is fixed from then on.
 jax.config.update("jax_num_cpu_devices", 4)
 
+# The library works under whatever promotion a user has set; what is strictest hides the least.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 hypothesis.settings.register_profile(
     "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=40
 )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from implicit import implicit
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tcl_jax import InputError, clip, convert, models, sharding, simulation
@@ -30,6 +31,7 @@ def _pool(x, size):
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, shape, shape, "VALID") / size**2
 
 
+@implicit
 def _network(w, x):
     """A strided convolution, a pool, a depthwise one, a shortcut and a dense layer."""
     x = clip(jax.nn.relu(_conv(x, w["a"], (2, 2)) + w["bias"]), 1.5)
@@ -147,8 +149,8 @@ def test_logits_are_nearly_those_of_the_float_network(name, rng, randomised):
     for key, network in {"float": graph, "int": simulation.quantise(graph, x)}.items():
         state = jax.jit(simulation.simulate, static_argnums=2)(simulation.lower(network), x, 100)
         out = network.output
-        total = state.membrane[out.name] + state.counts * out.threshold
-        logits[key] = np.asarray(total * out.scale)
+        total = np.asarray(state.membrane[out.name]) + np.asarray(state.counts * out.threshold)
+        logits[key] = total * np.asarray(out.scale)
     error = np.abs(logits["int"] - logits["float"]).max() / np.abs(logits["float"]).max()
     assert 0 < error < 0.1
 
@@ -217,7 +219,7 @@ def test_initial_potential_floor_and_membrane_readout_are_whole(weights, images)
     np.testing.assert_array_equal(state.membrane[first.name][0, 0, 0], np.rint(first.threshold / 2))
     state = simulation.simulate(graph, images, LATENCY, neurons=neurons)
     for neuron in graph.neurons:
-        assert np.all(state.membrane[neuron.name] >= -neuron.threshold)
+        assert np.all(np.asarray(state.membrane[neuron.name]) >= -np.asarray(neuron.threshold))
     for readout in ("spikes", "membrane"):
         assert simulation.classify(graph, state, readout).shape == (8,)
 

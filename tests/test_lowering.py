@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from implicit import implicit
 
 from tcl_jax import clip, models, simulation
 from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
@@ -88,6 +89,7 @@ def test_small_maps_become_linear_and_spikes_stay():
         w = [jnp.asarray(rng.normal(0.05, 0.3, (3, 3, i, o))) for i, o in ((2, 4), (2, 6), (6, 4))]
         bias = jnp.asarray(rng.normal(0, 0.2, 4))
 
+        @implicit
         def network(x):
             x = clip(jax.nn.relu(_conv(x, w[0], 2) + bias), 0.7)
             x = clip(jax.nn.relu(_conv(x, w[1], 1, groups=2)), 0.5)

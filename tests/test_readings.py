@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from implicit import implicit
 
 from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.simulation import adaptive
@@ -16,7 +17,7 @@ from tcl_jax.simulation import adaptive
 
 def _graph(weights, bias, x):
     """Neurons that fire at the rates x, in [0, 1], and a linear map of them."""
-    return convert(lambda _, x: clip(jax.nn.relu(x), 1.0) @ weights + bias, None, [x])
+    return convert(implicit(lambda _, x: clip(jax.nn.relu(x), 1.0) @ weights + bias), None, [x])
 
 
 def _batch(x, labels):
@@ -70,7 +71,7 @@ def test_classes_are_right_in_the_end_with_every_logit_negative(readout):
     x = jnp.asarray([[0.95, 0.125], [0.95, 0.25]])
     w = jnp.asarray([[-2.0, 2.0], [0.0, -24.0]])
     graph = _graph(w, jnp.asarray([-1.0, -0.25]), x)
-    function = clip(jax.nn.relu(x), 1.0) @ w + jnp.asarray([-1.0, -0.25])
+    function = clip(jax.nn.relu(x), 1.0) @ w + jnp.asarray([[-1.0, -0.25]])
     assert (function < 0).all()
 
     def observe(state, _):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from implicit import implicit
 
 from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.conversion import calibrate, evaluate, method, trace
@@ -40,7 +41,7 @@ def test_a_silent_layer_keeps_its_trained_clip(norm):
 )
 def test_an_output_that_is_never_above_0_has_a_norm_factor(logits, norm_factor):
     x = jnp.ones((4, 2))
-    graph = trace(lambda x: clip(jax.nn.relu(x), 2.0) * jnp.asarray(logits), x)
+    graph = trace(implicit(lambda x: clip(jax.nn.relu(x), 2.0) * jnp.asarray(logits)), x)
     assert calibrate(graph, method("tcl"), lambda: [x]) == {"output": norm_factor}
 
 
@@ -76,6 +77,7 @@ def _dead_branch(w, x):
     return _act(x + _act(x @ w["b"] - 100.0) @ w["c"]) @ w["d"]
 
 
+@implicit
 def _dead_channels(w, x):
     return _act(_act(x @ w["a"] - 100.0 * (jnp.arange(16) % 3 > 0)) @ w["b"]) @ w["d"]
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_snn as ref
+from implicit import implicit
 
 from tcl_jax import TCL, clip, simulation
 from tcl_jax.conversion import evaluate, fold, graph, normalise, trace, with_norms
@@ -117,6 +118,7 @@ def _activation(x, lam: float):
 def _in_jax(layers: list[ref.Layer]):
     """The network as a plain JAX function, as a user would write it."""
 
+    @implicit
     def forward(x):
         for layer in layers:
             match layer:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from implicit import implicit
 
 from tcl_jax import InputError
 from tcl_jax.conversion import calibrate, method, trace
@@ -38,6 +39,7 @@ def _spike_norm(network, x, populations, timesteps, scaling, per_channel) -> lis
 
 
 def _chain(w):
+    @implicit
     def network(x, act):
         return act(act(act(x @ w[0] + w[4][0]) @ w[1] - w[4][1]) @ w[2]) @ w[3]
 
@@ -45,6 +47,7 @@ def _chain(w):
 
 
 def _residual(w):
+    @implicit
     def network(x, act):
         x = act(x @ w[0])
         x = act(act(x @ w[1]) @ w[2] + x)
@@ -54,6 +57,7 @@ def _residual(w):
 
 
 def _branches(w):
+    @implicit
     def network(x, act):
         x = act(act(x @ w[0]) @ w[1] + act(x @ w[2] + w[4][0]))
         return x @ w[3]

@@ -38,7 +38,7 @@ from tcl_jax.conversion.nodes import (
     unknown,
 )
 from tcl_jax.errors import InputError
-from tcl_jax.promotion import against, wider
+from tcl_jax.promotion import against, alike, wider
 
 Observer = Callable[[str, Array], None]
 
@@ -128,10 +128,10 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
             return jnp.clip(jnp.round(scaled), -127, 127).astype(jnp.int8)
         case Conv():
             y = convolve(x, node.kernel, node.strides, node.padding, node.dilation, node.groups)
-            return y if node.bias is None else y + against(node.bias, y)
+            return _with(node.bias, y)
         case Dense():
             y = weigh(x, node.kernel, _dense)
-            return y if node.bias is None else y + against(node.bias, y)
+            return _with(node.bias, y)
         case Scale():
             x = x.astype(wider(x.dtype, node.scale.dtype))
             return x * against(node.scale, x) + against(node.shift, x)
@@ -154,9 +154,10 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         case Transpose():
             return x.transpose(0, *(a + 1 for a in node.axes))
         case Add():
-            return inputs[0] + inputs[1]
+            a, b = alike(*inputs)
+            return a + b
         case Concat():
-            return jnp.concatenate(inputs, node.axis + 1)
+            return jnp.concatenate(alike(*inputs), node.axis + 1)
         case Pad():
             return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *node.padding))
         case Slice():
@@ -165,6 +166,13 @@ def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         case Output():
             return x
     raise unknown(node)
+
+
+def _with(bias: Array | None, y: Array) -> Array:
+    if bias is None:
+        return y
+    y, bias = alike(y, against(bias, y))
+    return y + bias
 
 
 def _wide(x: Array) -> Array:
@@ -210,12 +218,13 @@ def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
             values[node.name] = x
         elif isinstance(node, Neuron):
             (z,) = (values[i] for i in node.inputs)
-            values[node.name] = jnp.minimum(jnp.maximum(z, 0), against(node.threshold, z))
+            values[node.name] = jnp.minimum(*alike(jnp.maximum(z, 0), against(node.threshold, z)))
         else:
             values[node.name] = affine(node, *(values[i] for i in node.inputs))
         if isinstance(node, Neuron):
             observe(node.name, values[node.name])
-    logits = values[graph.output.name] * graph.output.scale
+    total, scale = alike(values[graph.output.name], graph.output.scale)
+    logits = total * scale
     observe(graph.output.name, logits)
     return logits
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm
+from tcl_jax.models.layers import Activation, ConvNorm, average
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Conv:
 
 def smooth(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """3×3 average pooling without stride; zeros around the image count, as in torchvision."""
-    return nn.avg_pool(x, (3, 3), padding=((1, 1), (1, 1)), count_include_pad=True)
+    return average(x, 3, strides=1, padding=1)
 
 
 def shrink(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """3×3 average pooling with stride 2, which stands wherever the original pools by maximum."""
-    return nn.avg_pool(x, (3, 3), strides=(2, 2))
+    return average(x, 3, strides=2)
 
 
 # A convolution, a pool, or convolutions side by side, whose channels are joined.

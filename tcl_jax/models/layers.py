@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tcl_jax.clipping import TCL
+from tcl_jax.promotion import implicit
 
 # He et al. 2015, by fan-out as in the residual networks' reference code.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
@@ -59,18 +60,28 @@ class ConvNorm(nn.Module):
             name="conv",
         )(x)
         # Momentum 0.9 is what PyTorch calls 0.1.  Statistics stay float32 whatever the dtype.
-        return nn.BatchNorm(
+        norm = nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,
             epsilon=self.epsilon,
             dtype=self.dtype,
             name="norm",
-        )(x)
+        )
+        with implicit():
+            return norm(x)
+
+
+def average(
+    x: Float[Array, "b h w c"], window: int, strides: int, padding: int = 0
+) -> Float[Array, "b h2 w2 c"]:
+    """Average pooling; zeros around the image count."""
+    with implicit():
+        return nn.avg_pool(x, (window,) * 2, (strides,) * 2, [(padding, padding)] * 2)
 
 
 def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2×2 average pooling, which stands wherever the original network pools by maximum."""
-    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return average(x, 2, strides=2)
 
 
 def flatten(x: Float[Array, "b ..."]) -> Float[Array, "b n"]:

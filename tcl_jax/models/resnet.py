@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm
+from tcl_jax.models.layers import Activation, ConvNorm, average
 
 
 class BasicBlock(nn.Module):
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
         x = ConvNorm(self.width, kernel, strides, self.dtype, name="stem")(x, train=train)
         x = Activation(self.tcl, self.lam, name="act0")(x)
         if self.large:
-            x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = average(x, 3, strides=2, padding=1)
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
                 x = self.block(

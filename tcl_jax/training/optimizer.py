@@ -7,6 +7,7 @@ import optax
 
 from tcl_jax.clipping import LAMBDA
 from tcl_jax.config import OptimConfig
+from tcl_jax.promotion import implicit
 
 
 def named(params: Any, name: str) -> Any:
@@ -22,7 +23,13 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
     """Piecewise constant: a tenth at every milestone, each a fraction of `total_steps`."""
     steps = [round(m * total_steps) for m in config.milestones]
     # In a run of few steps milestones may fall on the same one.
-    return optax.piecewise_constant_schedule(config.lr, {s: 0.1 ** steps.count(s) for s in steps})
+    rate = optax.piecewise_constant_schedule(config.lr, {s: 0.1 ** steps.count(s) for s in steps})
+
+    def at(step: Any) -> Any:
+        with implicit():
+            return rate(step)
+
+    return at
 
 
 def make(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Users may forbid JAX to promote types and ranks implicitly: nothing here rests on it."""
+"""Whether JAX may promote types and ranks, as for most users, or not, as for every other test."""
 
 import contextlib
 
@@ -6,14 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from implicit import promotion
 
 from tcl_jax import clip, convert, simulation
-
-
-@contextlib.contextmanager
-def strict():
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
 
 
 def _network(weights, x):
@@ -37,7 +32,7 @@ def weights(eighths):
 def test_conversion_and_simulation(weights, eighths, norm):
     images = jnp.asarray(eighths(5, 6, 6, 2))
     found = []
-    for setting in (contextlib.nullcontext, strict):
+    for setting in (contextlib.nullcontext, promotion):
         with setting():
             graph = convert(_network, weights, [images], norm=norm)
             lowered = simulation.lower(graph, "cpu")
@@ -56,7 +51,7 @@ def test_neurons_and_codings(weights, eighths, neurons, coding):
     batch = {"image": eighths(4, 6, 6, 2), "label": np.arange(4) % 3, "mask": np.ones(4, bool)}
     how = {"neurons": neurons, "coding": simulation.Coding(coding)}
     expected = simulation.latency_curve(graph, [batch], 10, **how)
-    with strict():
+    with promotion():
         found = simulation.latency_curve(graph, [batch], 10, **how)
     np.testing.assert_array_equal(found, expected)
 
@@ -69,7 +64,7 @@ def test_the_clip_and_its_gradients(eighths, dtype):
         return jax.value_and_grad(lambda a, lam: clip(a, lam).sum(), (0, 1))(a, lam)
 
     expected = gradients()
-    with strict():
+    with promotion():
         jax.tree.map(np.testing.assert_array_equal, gradients(), expected)
 
 
@@ -78,7 +73,7 @@ def test_counting_deciding_and_whole_numbers(weights, eighths):
     graph = convert(_network, weights, [images])
     batch = {"image": images, "label": np.arange(6) % 3, "mask": np.arange(6) < 5}
     found = []
-    for setting in (contextlib.nullcontext, strict):
+    for setting in (contextlib.nullcontext, promotion):
         with setting():
             accuracy, activity = simulation.measure(graph, [batch], 10)
             decided = simulation.decide(graph, [batch], 2.0, 10, slots=6)
@@ -90,5 +85,5 @@ def test_counting_deciding_and_whole_numbers(weights, eighths):
 
 def test_what_breaks_the_user_s_own_setting_is_said_to():
     """Not that it took one image at a time, for which it would work."""
-    with strict(), pytest.raises(ValueError, match="jax_numpy_rank_promotion"):
+    with pytest.raises(ValueError, match="jax_numpy_rank_promotion"):
         convert(lambda w, x: x @ w + w[0], jnp.eye(3), [jnp.ones((2, 3))], norm="max")
