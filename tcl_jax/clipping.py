@@ -5,7 +5,9 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from tcl_jax.promotion import against, wider
 
@@ -17,7 +19,7 @@ CLIP_CALL = "tcl_clip"
 
 
 @jax.custom_vjp
-def clip(a: Float[Array, "*shape"], lam: Float[Array, "..."]) -> Float[Array, "*shape"]:
+def clip(a: Float[ArrayLike, "*shape"], lam: Real[ArrayLike, "..."]) -> Float[Array, "*shape"]:
     r"""Clip activations from above at a trainable bound (Eqs. 9 and 10).
 
     .. math::
@@ -106,7 +108,7 @@ class TCL(nn.Module):
     init_value: float = 4.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(self, x: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
         if not (math.isfinite(self.init_value) and self.init_value > 0):
             raise ValueError(f"λ must start above 0, got {self.init_value}")
         lam = self.param(LAMBDA, nn.initializers.constant(self.init_value), (), jnp.float32)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 
 def standardize(
-    image: UInt8[Array, "*b h w c"], mean: Sequence[float], std: Sequence[float]
+    image: UInt8[Array | np.ndarray, "*b h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "*b h w c"]:
     """Scale pixels to mean 0 and variance 1 per channel: (x / 255 - mean) / std.
 

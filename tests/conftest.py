@@ -1,11 +1,12 @@
 """What every test needs: four virtual devices, and hypothesis without chance or deadlines."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -24,6 +25,14 @@ hypothesis.settings.register_profile(
     "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=40
 )
 hypothesis.settings.load_profile("tcl_jax")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """For calls that annotations forbid, and that are to be refused in words."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

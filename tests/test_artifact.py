@@ -333,6 +333,7 @@ def test_own_images_are_standardised_as_those_of_the_training(artifact, shape):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("pixels", "said"),
     [

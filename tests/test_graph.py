@@ -85,7 +85,7 @@ def test_every_choice_over_kinds_of_nodes_ends_in_an_error(monkeypatch):
         (INPUT, double, scale, neuron, dense("d", "n"), g.Output("y", ("d",), ONE, ONE))
     )
     assert evaluate(graph, X).shape == (3, 2)
-    ends = np.zeros((1, 2)), np.ones((1, 2))
+    ends = jnp.zeros((1, 2)), jnp.ones((1, 2))
     readings = {
         "fold": lambda: fold(graph),
         "normalise": lambda: normalise(graph),

@@ -307,11 +307,13 @@ def test_what_is_no_batch_of_images_gets_one_sentence(calibration, says):
     assert says is None or says in str(error.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_calibrate_takes_what_makes_batches():
     with pytest.raises(InputError, match="got a list: give lambda: batches"):
         calibrate(fold(trace(lambda x: small(W, x), X)), method("max"), [X])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", [evaluate, simulation.drive])
 def test_readings_take_arrays_alone(call):
     graph = convert(small, W, X)

@@ -127,6 +127,7 @@ def test_a_class_a_pixel(rng):
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "pixels, labels",
     [
@@ -172,6 +173,7 @@ def test_labels_may_be_lists(rng):
         np.testing.assert_array_equal(found.classes, expected.classes)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_mask_of_another_shape_is_refused(rng):
     x = jnp.asarray(rng.uniform(0, 1, (4, 3)), jnp.float32)
     graph = _graph(jnp.eye(3), 0.0, x)

@@ -6,13 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.norms import Norms, by_channel, of_neurons
 from tcl_jax.errors import InputError
 
-Largest = dict[str, Float[np.ndarray, " c"]]
+Largest = dict[str, Float[np.ndarray, " _"]]
 """Largest activation of every channel, by name of neurons and of the output."""
 
 # Passes over the images, and bits that each tells apart of a float32 without its sign: 31.
@@ -20,7 +20,9 @@ _LAYER_DIGITS = (2, 16)
 _CHANNEL_DIGITS = (3, 11)
 
 
-def largest_activations(graph: g.SpikingGraph, batches: Iterable[Float[Array, "b ..."]]) -> Largest:
+def largest_activations(
+    graph: g.SpikingGraph, batches: Iterable[Real[Array | np.ndarray, "_ ..."]]
+) -> Largest:
     """The largest activation of every channel of every population, and the largest logits.
 
     Raises:
@@ -67,7 +69,7 @@ def max_norm(graph: g.SpikingGraph, largest: Largest, per_channel: bool) -> Norm
 
 def percentile_norm(
     graph: g.SpikingGraph,
-    batches: Callable[[], Iterable[Float[Array, "b ..."]]],
+    batches: Callable[[], Iterable[Real[Array | np.ndarray, "_ ..."]]],
     largest: Largest,
     percent: float,
     per_channel: bool,
@@ -105,7 +107,7 @@ def percentile_norm(
 
 def _percentiles(
     graph: g.SpikingGraph,
-    batches: Callable[[], Iterable[Array]],
+    batches: Callable[[], Iterable[Array | np.ndarray]],
     columns: dict[str, int],
     percent: float,
     digits: tuple[int, int],
@@ -137,12 +139,12 @@ def _percentiles(
 @partial(jax.jit, static_argnames="digit")
 def _count(
     graph: g.SpikingGraph,
-    x: Float[Array, "b ..."],
-    begins: dict[str, Int[Array, " c"]],
-    left: int,
+    x: Real[Array, "b ..."],
+    begins: dict[str, Int[Array, " _"]],
+    left: int | Int[Array, ""],
     *,
     digit: int,
-) -> dict[str, Int[Array, "c bins"]]:
+) -> dict[str, Int[Array, "_ bins"]]:
     """How many activations of each column have which next digit, of those that begin so."""
     found: dict[str, Array] = {}
 

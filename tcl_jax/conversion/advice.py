@@ -162,7 +162,14 @@ _FUNCTIONS = {
     ),
 }  # fmt: skip
 
-_LIBRARIES = ("/site-packages/flax/", "/site-packages/equinox/", str(Path(__file__).parent))
+_LIBRARIES = (
+    "/site-packages/flax/",
+    "/site-packages/equinox/",
+    "/site-packages/jaxtyping/",  # whoever checks annotations has these around every call
+    "/site-packages/beartype/",
+    "<@beartype(",
+    str(Path(__file__).parent),
+)
 
 
 def of_primitive(name: str) -> Reason:

@@ -41,7 +41,7 @@ class Artifact:
     graph: g.SpikingGraph
     about: dict[str, Any]
 
-    def standardize(self, image: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    def standardize(self, image: UInt8[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b h w c"]:
         """One's own images, or one of them, as input of the network: as those of the training were.
 
         Args:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.activations import largest_activations, max_norm, percentile_norm
@@ -16,7 +16,7 @@ from tcl_jax.errors import InputError
 def calibrate(
     graph: g.SpikingGraph,
     how: Method,
-    batches: Callable[[], Iterable[Float[Array, "b ..."]]],
+    batches: Callable[[], Iterable[Real[Array | np.ndarray, "_ ..."]]],
     *,
     timesteps: int = 100,
     spiking_images: int = 200,

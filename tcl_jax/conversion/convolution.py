@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Real
 
 from tcl_jax.promotion import against, wider
 
@@ -17,13 +17,13 @@ PRECISION = "highest"
 
 
 def convolve(
-    x: Float[Array, "b *in_space i"],
-    kernel: Float[Array, "*window in_group o"],
+    x: Real[Array, "b *in_space i"],
+    kernel: Real[Array, "*window in_group o"],
     strides: tuple[int, ...],
     padding: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
     groups: int,
-) -> Float[Array, "b *out_space o"]:
+) -> Real[Array, "b *out_space o"]:
     """A convolution of signals whose channels are last.
 
     A depthwise one is a sum of shifted products on a CPU, where XLA runs the general form a

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from tcl_jax.conversion.convolution import PRECISION, convolve, weigh
 from tcl_jax.conversion.nodes import (
@@ -117,7 +117,7 @@ class SpikingGraph:
         raise InputError(f"the graph has no node {name!r}: the closest are {', '.join(close)}")
 
 
-def affine(node: Node, *inputs: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+def affine(node: Node, *inputs: Real[Array, "b ..."]) -> Real[Array, "b ..."]:
     """What a node that is neither neuron nor input does to its batched inputs."""
     x = inputs[0]
     match node:
@@ -185,8 +185,8 @@ def _dense(x: Array, kernel: Array, **how: Any) -> Array:
 
 
 def evaluate(
-    graph: SpikingGraph, x: Float[Array, "b ..."], observe: Observer | None = None
-) -> Float[Array, "b classes"]:
+    graph: SpikingGraph, x: Real[Array, "b ..."], observe: Observer | None = None
+) -> Float[Array, "b ..."]:
     """The graph as an analog network: its logits.
 
     Args:
@@ -246,7 +246,7 @@ def precision(graph: SpikingGraph) -> dict[str, str]:
     return {"dtype": str(graph.dtype), "matmul_precision": PRECISION}
 
 
-def images(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+def images(graph: SpikingGraph, x: Real[Array | np.ndarray, "b ..."]) -> Real[Array, "b ..."]:
     """A batch in the type that the graph computes in.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.norms import Norms, by_channel, of_neurons
@@ -15,7 +15,7 @@ _Bounds = tuple[Float[Array, "1 ..."], Float[Array, "1 ..."]]
 
 
 def model_based(
-    graph: g.SpikingGraph, batches: Iterable[Float[Array, "b ..."]], per_channel: bool
+    graph: g.SpikingGraph, batches: Iterable[Real[Array | np.ndarray, "_ ..."]], per_channel: bool
 ) -> Norms:
     r"""λ of a population is the largest activation possible (Diehl et al. 2015, Algorithm 1).
 
@@ -90,7 +90,9 @@ def interval(node: g.Node, *inputs: _Bounds) -> _Bounds:
     )
 
 
-def _range(batches: Iterable[Array]) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+def _range(
+    batches: Iterable[Array | np.ndarray],
+) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     ends = [(np.asarray(by_channel(x).min(0)), np.asarray(by_channel(x).max(0))) for x in batches]
     lows, highs = zip(*ends, strict=True)
     return np.min(lows, 0), np.max(highs, 0)

@@ -9,7 +9,7 @@ from itertools import chain, count
 from typing import TypeVar, get_args
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Real
 
 _T = TypeVar("_T", bound=type)
 
@@ -41,7 +41,7 @@ class Quantise:
 
     name: str
     inputs: tuple[str, ...]
-    rate: Float[Array, ""]
+    rate: Real[Array, ""]
 
 
 @_leaves("kernel", "bias")
@@ -51,8 +51,8 @@ class Conv:
 
     name: str
     inputs: tuple[str, ...]
-    kernel: Float[Array, "*window i o"]
-    bias: Float[Array, " o"] | None
+    kernel: Real[Array, "*window i o"]
+    bias: Real[Array, " o"] | None
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
@@ -66,8 +66,8 @@ class Dense:
 
     name: str
     inputs: tuple[str, ...]
-    kernel: Float[Array, "i o"]
-    bias: Float[Array, " o"] | None
+    kernel: Real[Array, "i o"]
+    bias: Real[Array, " o"] | None
 
 
 @_leaves("scale", "shift")
@@ -77,8 +77,8 @@ class Scale:
 
     name: str
     inputs: tuple[str, ...]
-    scale: Float[Array, "..."]
-    shift: Float[Array, "..."]
+    scale: Real[Array, "..."]
+    shift: Real[Array, "..."]
 
 
 @_leaves("factor")
@@ -91,7 +91,7 @@ class Pool:
     window: tuple[int, ...]
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
-    factor: Float[Array, ""]
+    factor: Real[Array, ""]
 
 
 @_leaves("factor")
@@ -102,7 +102,7 @@ class Sum:
     name: str
     inputs: tuple[str, ...]
     axes: tuple[int, ...]
-    factor: Float[Array, ""]
+    factor: Real[Array, ""]
 
 
 @_leaves()
@@ -169,7 +169,7 @@ class Neuron:
 
     name: str
     inputs: tuple[str, ...]
-    threshold: Float[Array, "..."]
+    threshold: Real[Array, "..."]
 
 
 @_leaves("threshold", "scale")
@@ -179,8 +179,8 @@ class Output:
 
     name: str
     inputs: tuple[str, ...]
-    threshold: Float[Array, ""]
-    scale: Float[Array, ""]
+    threshold: Real[Array, "..."]
+    scale: Real[Array, ""]
 
 
 Node = (

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
 
-Norm = float | Float[np.ndarray, "..."]
+Norm = float | np.floating | Float[Array | np.ndarray, "..."]
 """A λ of a layer, or an array ``[c]`` of one a channel, which broadcasts at the last axis."""
 
 Norms = dict[str, Norm]
@@ -135,7 +135,7 @@ def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
     )
 
 
-def by_channel(values: Float[Array, "b ..."]) -> Float[Array, "n c"]:
+def by_channel(values: Real[Array | np.ndarray, "b ..."]) -> Real[Array | np.ndarray, "n c"]:
     """Values of a batch with channels, their last axis, as columns."""
     return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
 

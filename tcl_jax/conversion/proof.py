@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.extend import core
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.convolution import PRECISION
@@ -54,7 +54,7 @@ def prove(
     fn: Callable[[Array], Array],
     epsilon: float,
     stages: Stages,
-    batches: Iterable[tuple[Float[Array, "b ..."], Bool[np.ndarray, " b"]]],
+    batches: Iterable[tuple[Real[Array, "_ ..."], Bool[np.ndarray, " _"]]],
 ) -> Proof:
     r"""Compare the function's logits with every stage's, and refuse what does not compute the same.
 

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.norms import Norms, bounded, by_channel, of_neurons, with_norms
@@ -16,7 +16,7 @@ from tcl_jax.simulation.simulator import State, check_times, drive, init_state, 
 
 def spike_norm(
     graph: g.SpikingGraph,
-    batches: Iterable[Float[Array, "b ..."]],
+    batches: Iterable[Real[Array | np.ndarray, "_ ..."]],
     *,
     scaling: float,
     per_channel: bool,
@@ -74,8 +74,8 @@ def spike_norm(
     return norms
 
 
-def _first(batches: Iterable[Array], images: int) -> list[Array]:
-    kept: list[Array] = []
+def _first(batches: Iterable[Array | np.ndarray], images: int) -> list[Array | np.ndarray]:
+    kept: list[Array | np.ndarray] = []
     missing = images
     for x in batches:
         kept.append(x[:missing])
@@ -102,7 +102,7 @@ def _before(graph: g.SpikingGraph, neurons: g.Neuron) -> g.SpikingGraph:
 
 @partial(jax.jit, static_argnames="timesteps")
 def _largest_current(
-    graph: g.SpikingGraph, x: Float[Array, "b ..."], timesteps: int
+    graph: g.SpikingGraph, x: Real[Array, "b ..."], timesteps: int
 ) -> Float[Array, " c"]:
     """The largest current into the output at any step, by channel."""
     end = graph.output.name

@@ -6,6 +6,7 @@ state.  So a run restarts exactly from a step, and any number of processes sees 
 
 import os
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypedDict, get_args
 
@@ -15,7 +16,7 @@ from absl import flags
 from jaxtyping import Bool, Int32, UInt8
 
 from tcl_jax.data.augment import crop_and_flip, draw_crops
-from tcl_jax.data.dataset import Dataset, Source
+from tcl_jax.data.dataset import DataInfo, Dataset, Source
 from tcl_jax.data.jpeg import JpegSource
 from tcl_jax.errors import InputError
 
@@ -124,7 +125,7 @@ def train_batches(
     >>> resumed["image"].shape, bool((resumed["image"] == second["image"]).all())
     ((64, 8, 8, 1), True)
     """
-    per_epoch = steps_per_epoch(dataset, batch_size)
+    steps_per_epoch(dataset, batch_size)  # refuses what has not one
     rows = _rows(batch_size, shard)
     if seed < 0 or start_step < 0:
         raise InputError(f"seed={seed} and start_step={start_step} must not be negative.")
@@ -139,24 +140,37 @@ def train_batches(
         raise InputError(
             f"crop_flip is for small images: choose resized_crop_flip for {info.name}."
         )
-    pad = info.image_shape[0] // 8
-
-    def batch(step: int) -> TrainBatch:
-        epoch, number = divmod(step, per_epoch)
-        order = epoch_order(len(train), seed, epoch)
-        indices = order[number * batch_size : (number + 1) * batch_size][rows]
-        if isinstance(train, JpegSource) and augment == "resized_crop_flip":
-            seeds = ([seed, _CROPS, step, row] for row in range(batch_size)[rows])
-            image, label = train.random_crops(indices, map(np.random.default_rng, seeds))
-        else:
-            image, label = train.gather(indices)
-        if augment == "crop_flip":
-            rng = np.random.default_rng([seed, _CROPS, step])
-            crops = draw_crops(rng, batch_size, pad=pad, mirrors=info.mirrors)
-            image = crop_and_flip(image, crops[rows], pad=pad)
-        return {"image": image, "label": label}
-
+    batch = _TrainBatches(train, info, augment, batch_size, rows, seed)
     return _stream(batch, range(start_step, _ENDLESS), _threads(train), workers)
+
+
+@dataclass(frozen=True)
+class _TrainBatches:
+    """The batch of any step: a class, and no function inside another, for worker processes."""
+
+    source: Source
+    info: DataInfo
+    augment: Augment
+    batch_size: int
+    rows: slice
+    seed: int
+
+    def __call__(self, step: int) -> TrainBatch:
+        epoch, number = divmod(step, len(self.source) // self.batch_size)
+        order = epoch_order(len(self.source), self.seed, epoch)
+        indices = order[number * self.batch_size : (number + 1) * self.batch_size][self.rows]
+        if isinstance(self.source, JpegSource) and self.augment == "resized_crop_flip":
+            rows = range(self.batch_size)[self.rows]
+            rngs = (np.random.default_rng([self.seed, _CROPS, step, row]) for row in rows)
+            image, label = self.source.random_crops(indices, rngs)
+        else:
+            image, label = self.source.gather(indices)
+        if self.augment == "crop_flip":
+            pad = self.info.image_shape[0] // 8
+            rng = np.random.default_rng([self.seed, _CROPS, step])
+            crops = draw_crops(rng, self.batch_size, pad=pad, mirrors=self.info.mirrors)
+            image = crop_and_flip(image, crops[self.rows], pad=pad)
+        return {"image": image, "label": label}
 
 
 def eval_batches(

@@ -1,12 +1,15 @@
 """Pixels of a data set to network input."""
 
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from tcl_jax import pixels
 from tcl_jax.data.dataset import DataInfo
 
 
-def standardize(image: UInt8[Array, "*b h w c"], info: DataInfo) -> Float[Array, "*b h w c"]:
+def standardize(
+    image: UInt8[Array | np.ndarray, "*b h w c"], info: DataInfo
+) -> Float[Array, "*b h w c"]:
     """Scale a data set's pixels to mean 0 and variance 1 per channel.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
@@ -70,7 +70,7 @@ class Layer:
 def layer_report(
     graph: g.SpikingGraph,
     reference: g.SpikingGraph,
-    batches: Iterable[tuple[Float[Array, "b ..."], Bool[Array, " b"]]],
+    batches: Iterable[tuple[Real[Array, "_ ..."], Bool[Array, " _"]]],
     timesteps: Sequence[int],
     *,
     v0: float = 0.0,
@@ -169,7 +169,7 @@ def layer_report(
 def _of_batch(
     graph: g.SpikingGraph,
     reference: g.SpikingGraph,
-    x: Float[Array, "b ..."],
+    x: Real[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
     times: tuple[int, ...],

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
@@ -165,7 +165,7 @@ def record(
 @partial(jax.jit, static_argnames=("timesteps", "readout"))
 def _record(
     graph: g.SpikingGraph,
-    x: Float[Array, "b ..."],
+    x: Real[Array, "b ..."],
     *,
     timesteps: int,
     readout: Readout,
@@ -333,7 +333,7 @@ def _single(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[np.ndarray, int
         yield from zip(x[mask], labels[mask].tolist(), strict=True)
 
 
-def _check_single_class(counts: Float[Array, "b ..."]) -> None:
+def _check_single_class(counts: Real[Array, "b ..."]) -> None:
     if places := "×".join(map(str, counts.shape[1:-1])):
         raise InputError(
             "adaptive latency ends an image as its class is safe, but the network gives a class to "

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Int, Real, UInt32
 
 from tcl_jax.errors import InputError
 
@@ -44,8 +44,8 @@ ANALOG = Coding()
 
 
 def encode(
-    coding: Coding, x: Float[Array, "b ..."], t: Int[Array, ""] | int
-) -> Float[Array, "b ..."]:
+    coding: Coding, x: Real[Array, "b ..."], t: Int[Array, ""] | int
+) -> Real[Array, "b ..."]:
     r"""The input at step t = 1, 2, ...
 
     Spikes of a value x are of size A, the largest |x| of its image, have the sign of x, and come at
@@ -82,7 +82,7 @@ def encode(
     return jnp.where(spikes, jnp.sign(x) * size, 0)
 
 
-def _digest(x: Float[Array, "b ..."]) -> UInt32[Array, " b"]:
+def _digest(x: Real[Array, "b ..."]) -> UInt32[Array, " b"]:
     """32 bits of each image: those of its values, mixed with their places, in a sum that wraps.
 
     Mixed as by MurmurHash3's finaliser, so that images of few or like values differ.

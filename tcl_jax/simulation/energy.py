@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
@@ -357,8 +357,8 @@ def measure(
 def _of_batch(
     graph: g.SpikingGraph,
     synapses: Mapping[str, FanOut],
-    x: Float[Array, "b ..."],
-    labels: Int[Array, "b ..."],
+    x: Real[Array, "b ..."],
+    labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
     timesteps: int,
@@ -383,7 +383,7 @@ def _of_batch(
 
 
 def _by_fan_out(
-    synapses: FanOut, spikes: Float[Array, "b ..."], mask: Bool[Array, " b"]
+    synapses: FanOut, spikes: Real[Array, "b ..."], mask: Bool[Array, " b"]
 ) -> Int[Array, " k"]:
     """Numbers of spikes in a step, by the fan-out of their site."""
     counts = mask.reshape(-1, *(1,) * (spikes.ndim - 1))

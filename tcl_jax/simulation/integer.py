@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Real
 
 from tcl_jax.conversion import graph as g
 from tcl_jax.errors import InputError
@@ -17,7 +17,7 @@ _LARGEST = 127
 _EXACT = 2**24
 
 
-def quantise(graph: g.SpikingGraph, images: Float[Array, "b ..."]) -> g.SpikingGraph:
+def quantise(graph: g.SpikingGraph, images: Real[Array, "b ..."]) -> g.SpikingGraph:
     r"""The same network in whole numbers, so that its spikes do not depend on the order of sums.
 
     The current into a neuron is counted in units u, one for each of a layer's output channels:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
@@ -19,8 +19,8 @@ from tcl_jax.simulation.simulator import State, check_times, scan
 
 def correct_by_latency(
     graph: SpikingGraph,
-    x: Float[Array, "b ..."],
-    labels: Int[Array, "b ..."],
+    x: Real[Array, "b ..."],
+    labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
     timesteps: int,

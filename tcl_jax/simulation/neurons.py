@@ -1,14 +1,14 @@
 """Neurons: how a membrane potential integrates, fires and is reset."""
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.promotion import against
@@ -41,7 +41,7 @@ class Neurons:
 
     def __post_init__(self):
         for name in ("v0", "leak", "floor"):
-            if isinstance(value := getattr(self, name), Real):  # 0 and 0.5 are one type
+            if isinstance(value := getattr(self, name), numbers.Real):  # 0 and 0.5 are one type
                 object.__setattr__(self, name, float(value))
         if not _holds(self.v0, lambda v0: (v0 >= 0) & (v0 < 1)):
             raise InputError(
@@ -59,7 +59,8 @@ class Neurons:
 
 def _holds(value: Any, rule: Callable[[Any], Any]) -> bool:
     """Whether a number, or all of an array, keeps a rule; what has no value yet is not asked."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, Real | np.ndarray | jax.Array):
+    known = isinstance(value, numbers.Real | np.ndarray | jax.Array)
+    if isinstance(value, jax.core.Tracer) or not known:
         return True
     return bool(np.all(rule(value)))
 
@@ -70,11 +71,11 @@ IF = Neurons()
 
 def fire(
     neurons: Neurons,
-    potential: Float[Array, "b ..."],
-    current: Float[Array, "b ..."],
-    threshold: Float[Array, "..."],
+    potential: Real[Array, "b ..."],
+    current: Real[Array, "b ..."],
+    threshold: Real[Array, "..."],
     resting: Int[Array, "b ..."] | None = None,
-) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."], Int[Array, "b ..."] | None]:
+) -> tuple[Real[Array, "b ..."], Real[Array, "b ..."], Int[Array, "b ..."] | None]:
     r"""One step: integrate, fire, reset (Eqs. 2 and 3).
 
     .. math:: V \leftarrow (1 - \ell) V + z, \quad s = [V \ge \theta], \quad

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
@@ -15,7 +15,7 @@ from tcl_jax.simulation.simulator import State
 Readout = Literal["spikes", "membrane"]
 
 
-def charge(graph: SpikingGraph, state: State) -> Float[Array, "b ..."]:
+def charge(graph: SpikingGraph, state: State) -> Real[Array, "b ..."]:
     r"""All current that has arrived at the output neurons: held, or given away as spikes.
 
     .. math:: q = V + n V_{thr}
@@ -25,7 +25,7 @@ def charge(graph: SpikingGraph, state: State) -> Float[Array, "b ..."]:
 
 def logits(
     graph: SpikingGraph, state: State, t: Int[Array, ""] | int, delay: int = 0
-) -> Float[Array, "b ..."]:
+) -> Real[Array, "b ..."]:
     r"""The function's values, as the network has them by step t.
 
     .. math:: y(t) = \frac{\lambda}{t - d} (V + n V_{thr})
@@ -89,7 +89,7 @@ def classify(graph: SpikingGraph, state: State, readout: Readout) -> Int[Array, 
     return jnp.argmax(jnp.where(most, jnp.where(negative, charges, potential), least), -1)
 
 
-def by_class(values: Float[Array, "b ..."]) -> Float[Array, "b ... c"]:
+def by_class(values: Real[Array, "b ..."]) -> Real[Array, "b ... c"]:
     """Values of output neurons, classes last: one logit alone stands behind a class of 0."""
     one = values[:, None] if values.ndim == 1 else values
     return one if one.shape[-1] > 1 else jnp.concatenate([jnp.zeros_like(one), one], -1)
@@ -113,7 +113,7 @@ def check_labels(classes: tuple[int, ...], labels: tuple[int, ...], mask: tuple[
 def correct(
     graph: SpikingGraph,
     state: State,
-    labels: Int[Array, "b ..."],
+    labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
     readout: Readout,
 ) -> Int[Array, ""]:
@@ -129,6 +129,6 @@ def correct(
         return jnp.sum((classes == labels) & images)
 
 
-def classes_in(labels: Int[Array, "b ..."], mask: Bool[Array, " b"]) -> int:
+def classes_in(labels: Int[Array, "b ..."] | Bool[Array, "b ..."], mask: Bool[Array, " b"]) -> int:
     """How many classes there are to tell in a batch: one an image, or one a place of an image."""
     return int(np.sum(mask)) * math.prod(labels.shape[1:])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.conversion.graph import (
     Input,
@@ -33,12 +33,12 @@ class State(NamedTuple):
         resting: by neuron name, steps of rest that are left; empty where neurons never rest.
     """
 
-    membrane: dict[str, Float[Array, "b ..."]]
-    counts: Float[Array, "b classes"]
+    membrane: dict[str, Real[Array, "b ..."]]
+    counts: Real[Array, "b ..."]
     resting: dict[str, Int[Array, "b ..."]]
 
 
-Drive = dict[str, Float[Array, "b ..."]]
+Drive = dict[str, Real[Array, "b ..."]]
 """Values of the nodes that no neuron precedes: constant over time, computed once."""
 
 
@@ -65,7 +65,7 @@ def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
     )
 
 
-def drive(graph: SpikingGraph, x: Float[Array, "b ..."]) -> Drive:
+def drive(graph: SpikingGraph, x: Real[Array, "b ..."]) -> Drive:
     """The part of a step that is the same at every t: from the images to the first neurons.
 
     Args:
@@ -137,7 +137,7 @@ def step(
 
 def run(
     graph: SpikingGraph,
-    x: Float[Array, "b ..."],
+    x: Real[Array, "b ..."],
     timesteps: int,
     observe: Callable[[State, dict[str, Array]], Any],
     *,
@@ -187,7 +187,7 @@ def run(
 
 def scan(
     graph: SpikingGraph,
-    x: Float[Array, "b ..."],
+    x: Real[Array, "b ..."],
     timesteps: int,
     observe: Callable[[State, dict[str, Array]], Any],
     neurons: Neurons,
@@ -228,7 +228,7 @@ def read_from(graph: SpikingGraph, state: State, begun: Bool[Array, "..."]) -> S
 
 def simulate(
     graph: SpikingGraph,
-    x: Float[Array, "b ..."],
+    x: Real[Array, "b ..."],
     timesteps: int,
     *,
     neurons: Neurons = IF,
@@ -256,12 +256,12 @@ def _simulate(graph: SpikingGraph, x: Array, timesteps: int, *how: Any) -> State
 
 def spike_trains(
     graph: SpikingGraph,
-    x: Float[Array, "b ..."],
+    x: Real[Array, "b ..."],
     timesteps: int,
     *,
     neurons: Neurons = IF,
     coding: Coding = ANALOG,
-) -> dict[str, Float[Array, "t b ..."]]:
+) -> dict[str, Real[Array, "t b ..."]]:
     """Every spike of every neuron, by name, the output's too: for small networks and inputs.
 
     Memory is T times that of all layers together.  Spikes have the amplitude of their neurons'
