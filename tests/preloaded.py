@@ -36,6 +36,8 @@ def become(command: dict) -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     # No JAX backend starts at import, so that forking is safe and children choose devices.
+    import sklearn.datasets  # noqa: F401  where the digits come from: a third of a short command
+
     import convert  # noqa: F401
     import simulate  # noqa: F401
     import train  # noqa: F401
