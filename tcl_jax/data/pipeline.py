@@ -125,7 +125,7 @@ def train_batches(
     >>> resumed["image"].shape, bool((resumed["image"] == second["image"]).all())
     ((64, 8, 8, 1), True)
     """
-    steps_per_epoch(dataset, batch_size)  # refuses what has not one
+    steps_per_epoch(dataset, batch_size)  # refuses what does not fit
     rows = _rows(batch_size, shard)
     if seed < 0 or start_step < 0:
         raise InputError(f"seed={seed} and start_step={start_step} must not be negative.")

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float
 
 from tcl_jax.clipping import TCL
 from tcl_jax.promotion import implicit
@@ -84,5 +84,5 @@ def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return average(x, 2, strides=2)
 
 
-def flatten(x: Real[Array, "b ..."]) -> Float[Array, "b n"]:
+def flatten(x: Float[Array, "b ..."]) -> Float[Array, "b n"]:
     return x.reshape(x.shape[0], -1)
