@@ -1,6 +1,7 @@
 """Ranks and types made equal in so many words: users may forbid JAX to promote them implicitly."""
 
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,9 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
-def implicit() -> AbstractContextManager[Any]:
-    """Where a library that we call promotes types, as Flax's pooling and optax's schedules do."""
-    return jax.numpy_dtype_promotion("standard")
+@contextlib.contextmanager
+def implicit() -> Iterator[None]:
+    """JAX as it is where nobody has set anything: around what promotes, and as its decorator.
+
+    For libraries that we call, as Flax's pooling and optax's schedules.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def against(value: Array, like: Array) -> Array:

@@ -18,6 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_num_cpu_devices", 4)
 
 # The library works under whatever promotion a user has set; what is strictest hides the least.
+# Functions that stand for users' promote as most of those do: `tcl_jax.promotion.implicit`.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from cli import environment
 from flax import linen as nn
-from implicit import implicit
 
 from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.conversion import Artifact, graph, load, save
+from tcl_jax.promotion import implicit
 
 ABOUT = {"norm": "tcl", "lambda": {"neuron": 0.1, "per channel": [0.5, 1 / 3]}, "tcl": True}
 
 
-@implicit
+@implicit()
 def _network(w, x):
     """One of every kind of node that convert makes."""
     x = jax.lax.conv_general_dilated(

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import implicit
 
 from tcl_jax import clip, convert, simulation
 from tcl_jax.conversion import evaluate
+from tcl_jax.promotion import implicit
 from tcl_jax.simulation import Coding, Neurons
 
 T = 7
@@ -108,7 +108,7 @@ def test_what_is_observed_may_change(nets, compilations):
     graph, other, x = nets
     scale = 1.0
 
-    @implicit
+    @implicit()
     def observe(state, spikes):
         return state.membrane["output"] * scale
 
@@ -118,7 +118,7 @@ def test_what_is_observed_may_change(nets, compilations):
     compilations.clear()
 
     def scaled_by(factor):
-        return simulation.run(graph, x, T, implicit(lambda s, _: s.membrane["output"] * factor))
+        return simulation.run(graph, x, T, implicit()(lambda s, _: s.membrane["output"] * factor))
 
     np.testing.assert_array_equal(2 * scaled_by(1.0)[1], scaled_by(2.0)[1])
     simulation.run(other, x, T, observe)

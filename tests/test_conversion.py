@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from implicit import implicit
 
 from tcl_jax import InputError, clip, convert, models, simulation
 from tcl_jax.conversion import (
@@ -20,6 +19,7 @@ from tcl_jax.conversion import (
     with_norms,
 )
 from tcl_jax.conversion import graph as g
+from tcl_jax.promotion import implicit
 
 TOLERANCE = 1e-4
 """Of the largest logit: float32 sums in another order, over up to 21 layers."""
@@ -119,7 +119,7 @@ def _two_layers(rng):
 def _in_jax(weights):
     w = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), weights)
 
-    @implicit
+    @implicit()
     def network(x):
         z = x @ w["w1"] + w["b1"]
         z = w["gamma"] / jnp.sqrt(w["var"]) * (z - w["mean"]) + w["beta"]
@@ -222,7 +222,7 @@ def test_one_lambda_a_channel(between, rng):
             x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    @implicit
+    @implicit()
     def network(x):
         x = clip(jax.nn.relu(conv(x, w1)), lam1)
         y = nn.avg_pool(x, (2, 2), (2, 2)) if between == "pool" else x
@@ -243,7 +243,7 @@ def test_channels_first(lam_shape, rng):
         jnp.full(lam_shape, 0.4) if lam_shape == () else jnp.arange(2.0, 6.0).reshape(lam_shape) / 8
     )
 
-    @implicit
+    @implicit()
     def network(x):
         y = jax.lax.conv_general_dilated(
             x, w, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW")
@@ -285,7 +285,7 @@ def test_a_lambda_by_position(kind, rng):
     w = _kernel(rng, 3, 3, 1, 1)
     w_out = jnp.abs(_kernel(rng, 16 if kind == "convolution" else 4, 2))
 
-    @implicit
+    @implicit()
     def network(x):
         x = clip(jax.nn.relu(x), lam)
         if kind != "pool":
@@ -327,7 +327,7 @@ class _Nnx(nnx.Module):
         self.lam = nnx.Param(jnp.float32(0.7))
         self.fc = nnx.Linear(36, 3, rngs=rngs)
 
-    @implicit
+    @implicit()
     def __call__(self, x):
         x = clip(nnx.relu(self.norm(self.conv(x))), self.lam[...])
         x = nnx.avg_pool(x, (2, 2), strides=(2, 2))

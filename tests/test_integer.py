@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import implicit
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tcl_jax import InputError, clip, convert, models, sharding, simulation
 from tcl_jax.conversion import Artifact, load, save
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.convolution import weigh
+from tcl_jax.promotion import implicit
 
 LATENCY = 30
 
@@ -31,7 +31,7 @@ def _pool(x, size):
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, shape, shape, "VALID") / size**2
 
 
-@implicit
+@implicit()
 def _network(w, x):
     """A strided convolution, a pool, a depthwise one, a shortcut and a dense layer."""
     x = clip(jax.nn.relu(_conv(x, w["a"], (2, 2)) + w["bias"]), 1.5)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from implicit import implicit
 
 from tcl_jax import clip, models, simulation
 from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.convolution import convolve
+from tcl_jax.promotion import implicit
 from tcl_jax.simulation.lowering import _matrix
 
 
@@ -89,7 +89,7 @@ def test_small_maps_become_linear_and_spikes_stay():
         w = [jnp.asarray(rng.normal(0.05, 0.3, (3, 3, i, o))) for i, o in ((2, 4), (2, 6), (6, 4))]
         bias = jnp.asarray(rng.normal(0, 0.2, 4))
 
-        @implicit
+        @implicit()
         def network(x):
             x = clip(jax.nn.relu(_conv(x, w[0], 2) + bias), 0.7)
             x = clip(jax.nn.relu(_conv(x, w[1], 1, groups=2)), 0.5)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from implicit import implicit
 
 from tcl_jax import InputError, clip
 from tcl_jax.conversion import calibrate, evaluate, method, normalise, trace, with_norms
 from tcl_jax.conversion.model_based import model_based
 from tcl_jax.conversion.norms import Method
+from tcl_jax.promotion import implicit
 
 WIDTH, IMAGES = 40, 50
 
@@ -157,7 +157,7 @@ def test_model_based_by_hand():
     x = jnp.asarray([[0.0, 2.0], [1.0, -1.0], [0.5, 0.0]])
     w1, w2 = jnp.asarray([[1.0, -2.0], [-3.0, 1.0]]), jnp.asarray([[2.0, -1.0], [1.0, 3.0]])
     b2 = jnp.asarray([0.5, -1.0])
-    graph = trace(implicit(lambda x: jax.nn.relu(jax.nn.relu(x @ w1) @ w2 + b2)), x)
+    graph = trace(implicit()(lambda x: jax.nn.relu(jax.nn.relu(x @ w1) @ w2 + b2)), x)
     first, second = (n.name for n in graph.neurons)
     # 1·1 + (-3)·(-1) = 4 and -2·0 + 1·2 = 2; then with 4 for all, or with 4 and 2.
     layers = calibrate(graph, method("model_based"), lambda: [x])
@@ -191,7 +191,7 @@ def _every_kind(rng):
             feature_group_count=groups,
         )  # fmt: skip
 
-    @implicit
+    @implicit()
     def network(x):
         x = jax.nn.relu((conv(x, w1, 1) + bias) * at_position)
         y = jax.nn.relu(conv(x, w2, 2) - x)

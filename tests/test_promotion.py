@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import promotion
 
 from tcl_jax import clip, convert, simulation
+from tcl_jax.promotion import implicit
 
 
 def _network(weights, x):
@@ -32,7 +32,7 @@ def weights(eighths):
 def test_conversion_and_simulation(weights, eighths, norm):
     images = jnp.asarray(eighths(5, 6, 6, 2))
     found = []
-    for setting in (contextlib.nullcontext, promotion):
+    for setting in (contextlib.nullcontext, implicit):
         with setting():
             graph = convert(_network, weights, [images], norm=norm)
             lowered = simulation.lower(graph, "cpu")
@@ -51,7 +51,7 @@ def test_neurons_and_codings(weights, eighths, neurons, coding):
     batch = {"image": eighths(4, 6, 6, 2), "label": np.arange(4) % 3, "mask": np.ones(4, bool)}
     how = {"neurons": neurons, "coding": simulation.Coding(coding)}
     expected = simulation.latency_curve(graph, [batch], 10, **how)
-    with promotion():
+    with implicit():
         found = simulation.latency_curve(graph, [batch], 10, **how)
     np.testing.assert_array_equal(found, expected)
 
@@ -64,7 +64,7 @@ def test_the_clip_and_its_gradients(eighths, dtype):
         return jax.value_and_grad(lambda a, lam: clip(a, lam).sum(), (0, 1))(a, lam)
 
     expected = gradients()
-    with promotion():
+    with implicit():
         jax.tree.map(np.testing.assert_array_equal, gradients(), expected)
 
 
@@ -73,7 +73,7 @@ def test_counting_deciding_and_whole_numbers(weights, eighths):
     graph = convert(_network, weights, [images])
     batch = {"image": images, "label": np.arange(6) % 3, "mask": np.arange(6) < 5}
     found = []
-    for setting in (contextlib.nullcontext, promotion):
+    for setting in (contextlib.nullcontext, implicit):
         with setting():
             accuracy, activity = simulation.measure(graph, [batch], 10)
             decided = simulation.decide(graph, [batch], 2.0, 10, slots=6)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import implicit
 
 from tcl_jax import InputError, clip, conversion, convert, simulation
 from tcl_jax.conversion import calibrate, evaluate, fold, method, normalise, trace
 from tcl_jax.conversion import graph as g
 from tcl_jax.conversion.trace import traced
+from tcl_jax.promotion import implicit
 
 
 def small(w, x):
@@ -154,11 +154,11 @@ def test_what_depends_on_the_number_of_images_is_refused(network):
 )
 def test_random_numbers_for_each_image_are_refused_whatever_the_key(noise, seed):
     with pytest.raises(InputError, match=r"random numbers of its own.*inference mode"):
-        trace(implicit(lambda x: x * noise(jax.random.key(seed), x.shape[0])), X)
+        trace(implicit()(lambda x: x * noise(jax.random.key(seed), x.shape[0])), X)
 
 
 def test_random_numbers_cannot_pass_as_the_zero_of_a_relu():
-    @implicit
+    @implicit()
     def network(x):
         return jnp.maximum(x, 1 - jax.random.bernoulli(jax.random.key(0), 0.9999, (len(x), 1)))
 
@@ -178,7 +178,7 @@ def test_random_numbers_cannot_pass_as_the_zero_of_a_relu():
     ],
 )
 def test_random_numbers_that_all_images_share_are_constants(draw):
-    @implicit
+    @implicit()
     def network(w, x):
         return small(w, x * draw(jax.random.key(0), x))
 
@@ -198,7 +198,7 @@ def test_random_numbers_that_all_images_share_are_constants(draw):
 )
 def test_a_function_that_takes_something_else_is_told_what(network, shape, says):
     with pytest.raises(InputError) as error:
-        trace(implicit(network), jnp.zeros(shape))
+        trace(implicit()(network), jnp.zeros(shape))
     assert says in str(error.value) and f"{__file__}:" in str(error.value)
 
 
@@ -270,7 +270,7 @@ def test_arithmetic_on_whole_numbers_is_refused(network):
 def test_whole_numbers_may_change_places_before_they_are_cast(rng):
     images = jnp.asarray(rng.integers(0, 256, (5, 2, 3)), jnp.uint8)
 
-    @implicit
+    @implicit()
     def network(_, x):
         x = jnp.pad(x.transpose(0, 2, 1), ((0, 0), (1, 0), (0, 0)))[:, :, 1:]
         x = jnp.concatenate([x, x], -1).astype(jnp.int32).reshape(len(x), -1)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from implicit import implicit
 
 from tcl_jax import clip
 from tcl_jax.conversion import SpikingGraph, evaluate, fold, normalise, trace, with_norms
+from tcl_jax.promotion import implicit
 from tcl_jax.simulation import spike_trains
 
 SIDE, CHANNELS, TIMESTEPS, LAM_OUT = 5, 2, 12, 1.3
@@ -127,7 +127,7 @@ def _read_out(ops: list[Op]) -> Op:
 def _as_function(ops: list[Op]) -> Any:
     shapes = _shapes(ops)
 
-    @implicit
+    @implicit()
     def network(x: jax.Array) -> jax.Array:
         values = [x]
         for number, op in enumerate(ops, start=1):

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from implicit import implicit
 
 from tcl_jax import InputError, clip, convert, simulation
+from tcl_jax.promotion import implicit
 from tcl_jax.simulation import adaptive
 
 
 def _graph(weights, bias, x):
     """Neurons that fire at the rates x, in [0, 1], and a linear map of them."""
-    return convert(implicit(lambda _, x: clip(jax.nn.relu(x), 1.0) @ weights + bias), None, [x])
+    return convert(implicit()(lambda _, x: clip(jax.nn.relu(x), 1.0) @ weights + bias), None, [x])
 
 
 def _batch(x, labels):

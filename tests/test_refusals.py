@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from implicit import implicit
 from jax._src.numpy import lax_numpy  # where padding is done
 from jax.extend.core import primitives
 
 from tcl_jax import TCL, InputError, clip
 from tcl_jax.conversion import UnsupportedOperation, advice, evaluate, trace
+from tcl_jax.promotion import implicit
 
 
 def _image(x):
@@ -120,7 +120,7 @@ def _line(fn: Callable) -> str:
 @pytest.mark.parametrize("jitted", [False, True])
 def test_refused_with_file_and_line(fn, says, jitted):
     with pytest.raises(UnsupportedOperation) as refused:
-        trace(implicit(jax.jit(fn) if jitted else fn), jnp.zeros((1, 4)))
+        trace(implicit()(jax.jit(fn) if jitted else fn), jnp.zeros((1, 4)))
     message = str(refused.value)
     assert f"{_line(fn)}: " in message
     assert says in message
@@ -260,7 +260,7 @@ def test_what_is_advised_converts_and_means_the_same(name, rng):
     with pytest.raises(UnsupportedOperation) as error:
         trace(refused, x)
     assert "use tcl_jax.TCL" not in str(error.value), "that is another function"
-    np.testing.assert_allclose(evaluate(trace(implicit(advised), x), x), refused(x), atol=1e-6)
+    np.testing.assert_allclose(evaluate(trace(implicit()(advised), x), x), refused(x), atol=1e-6)
 
 
 _PRELU = nn.PReLU()
@@ -303,7 +303,7 @@ def test_a_choice_by_constants_is_exact(rng):
             jnp.broadcast_to(which, x.shape), x, jnp.ones_like(x) * constant, 2.0 * x
         ),
     ):
-        np.testing.assert_array_equal(evaluate(trace(implicit(fn), x), x), implicit(fn)(x))
+        np.testing.assert_array_equal(evaluate(trace(implicit()(fn), x), x), implicit()(fn)(x))
 
 
 def test_a_choice_that_differs_between_images_is_refused():

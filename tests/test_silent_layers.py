@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import implicit
 
 from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.conversion import calibrate, evaluate, method, trace
+from tcl_jax.promotion import implicit
 
 _NORMS = ("max", "percentile:99.9", "spike_norm", "model_based")
 
@@ -41,7 +41,7 @@ def test_a_silent_layer_keeps_its_trained_clip(norm):
 )
 def test_an_output_that_is_never_above_0_has_a_norm_factor(logits, norm_factor):
     x = jnp.ones((4, 2))
-    graph = trace(implicit(lambda x: clip(jax.nn.relu(x), 2.0) * jnp.asarray(logits)), x)
+    graph = trace(implicit()(lambda x: clip(jax.nn.relu(x), 2.0) * jnp.asarray(logits)), x)
     assert calibrate(graph, method("tcl"), lambda: [x]) == {"output": norm_factor}
 
 
@@ -77,7 +77,7 @@ def _dead_branch(w, x):
     return _act(x + _act(x @ w["b"] - 100.0) @ w["c"]) @ w["d"]
 
 
-@implicit
+@implicit()
 def _dead_channels(w, x):
     return _act(_act(x @ w["a"] - 100.0 * (jnp.arange(16) % 3 > 0)) @ w["b"]) @ w["d"]
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_snn as ref
-from implicit import implicit
 
 from tcl_jax import TCL, clip, simulation
 from tcl_jax.conversion import evaluate, fold, graph, normalise, trace, with_norms
+from tcl_jax.promotion import implicit
 
 TIMESTEPS = 24
 
@@ -118,7 +118,7 @@ def _activation(x, lam: float):
 def _in_jax(layers: list[ref.Layer]):
     """The network as a plain JAX function, as a user would write it."""
 
-    @implicit
+    @implicit()
     def forward(x):
         for layer in layers:
             match layer:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from implicit import implicit
 
 from tcl_jax import InputError, clip, sharding, simulation
 from tcl_jax.conversion import SpikingGraph, fold, normalise, trace, with_norms
+from tcl_jax.promotion import implicit
 
 LATENCY = 40
 
 
-@implicit
+@implicit()
 def _network(weights, x):
     x = clip(jax.nn.relu(x @ weights["w1"] + weights["b1"]), 2.0)
     return clip(jax.nn.relu(x @ weights["w2"]), 0.5) @ weights["w3"]

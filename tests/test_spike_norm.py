@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import implicit
 
 from tcl_jax import InputError
 from tcl_jax.conversion import calibrate, method, trace
+from tcl_jax.promotion import implicit
 
 
 def _spike_norm(network, x, populations, timesteps, scaling, per_channel) -> list[np.ndarray]:
@@ -39,7 +39,7 @@ def _spike_norm(network, x, populations, timesteps, scaling, per_channel) -> lis
 
 
 def _chain(w):
-    @implicit
+    @implicit()
     def network(x, act):
         return act(act(act(x @ w[0] + w[4][0]) @ w[1] - w[4][1]) @ w[2]) @ w[3]
 
@@ -47,7 +47,7 @@ def _chain(w):
 
 
 def _residual(w):
-    @implicit
+    @implicit()
     def network(x, act):
         x = act(x @ w[0])
         x = act(act(x @ w[1]) @ w[2] + x)
@@ -57,7 +57,7 @@ def _residual(w):
 
 
 def _branches(w):
-    @implicit
+    @implicit()
     def network(x, act):
         x = act(act(x @ w[0]) @ w[1] + act(x @ w[2] + w[4][0]))
         return x @ w[3]

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from implicit import implicit
 
 from tcl_jax import clip
 from tcl_jax.conversion import (
@@ -18,6 +17,7 @@ from tcl_jax.conversion import (
     trace,
     with_norms,
 )
+from tcl_jax.promotion import implicit
 
 
 def _draw(rng, *shape):
@@ -137,7 +137,7 @@ def test_channels_first_costs_no_transposition(rng):
             x, w, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW")
         )
 
-    @implicit
+    @implicit()
     def network(x):
         x = clip(nn.relu((conv(x, w1) - mean) * gamma), lam)
         x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 2, 2), "VALID") / 4
@@ -326,7 +326,7 @@ def test_an_equinox_model(rng):
 )
 def test_refused_in_words(fn, says):
     with pytest.raises(UnsupportedOperation, match=says):
-        trace(implicit(fn), jnp.zeros((1, 4)))
+        trace(implicit()(fn), jnp.zeros((1, 4)))
 
 
 def test_dropout_in_training_is_refused():

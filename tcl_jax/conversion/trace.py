@@ -19,6 +19,7 @@ from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.conversion.rules import INLINED, RULES, TAKES_REFUSED, TAKES_WHOLE
 from tcl_jax.conversion.tracer import Signal, Tracer
 from tcl_jax.errors import InputError
+from tcl_jax.promotion import implicit
 
 # Any sizes but 1 tell the batch from axes of length one; primes are unlikely to be other axes.
 # What differs between the two depends on the number of images.
@@ -136,7 +137,7 @@ def _explain(fn: Any, sample: Any, error: Exception) -> None:
             return False
         return True
 
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with implicit():
         if works(_BATCHES[0], *sample.shape[1:]):
             return  # a setting of the user's is against it, and JAX says which
     lines = traceback.extract_tb(error.__traceback__)

@@ -3,13 +3,13 @@
 import math
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
+from tcl_jax.promotion import implicit
 from tcl_jax.simulation.simulator import State
 
 Readout = Literal["spikes", "membrane"]
@@ -125,7 +125,7 @@ def correct(
     classes = classify(graph, state, readout)
     check_labels(classes.shape, labels.shape, mask.shape)
     images = mask.astype(bool).reshape(-1, *(1,) * (classes.ndim - 1))
-    with jax.numpy_dtype_promotion("standard"):  # labels are of any type of whole numbers
+    with implicit():  # labels are of any type of whole numbers
         return jnp.sum((classes == labels) & images)
 
 

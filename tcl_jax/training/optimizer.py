@@ -24,12 +24,7 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
     steps = [round(m * total_steps) for m in config.milestones]
     # In a run of few steps milestones may fall on the same one.
     rate = optax.piecewise_constant_schedule(config.lr, {s: 0.1 ** steps.count(s) for s in steps})
-
-    def at(step: Any) -> Any:
-        with implicit():
-            return rate(step)
-
-    return at
+    return implicit()(rate)
 
 
 def make(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
