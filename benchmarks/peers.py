@@ -40,13 +40,18 @@ def _neuron(library: str, mode: str, batch: int) -> torch.nn.Module:
             return neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=mode[0])
         case "sinabs":
             return sinabs.layers.IAF(
-                spike_threshold=torch.tensor(1.0),
+                spike_threshold=torch.tensor(1.0, device=DEVICE),
                 spike_fn=sinabs.activation.SingleSpike,
                 reset_fn=sinabs.activation.MembraneSubtract(),
             )
         case "snntorch":
             return _SnnTorch()
     raise ValueError(library)
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Ours are accurate to float32 too.
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class Network(torch.nn.Module):
@@ -63,6 +68,7 @@ class Network(torch.nn.Module):
         self.nodes = graph.nodes
         self.layout = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         self.layers = torch.nn.ModuleDict()
+        self.scales: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for node in graph.nodes:
             layer = _layer(node)
             if isinstance(node, g.Neuron | g.Output):
@@ -71,11 +77,14 @@ class Network(torch.nn.Module):
                 layer = None if mode == "ann" else _neuron(library, mode, batch)
             if layer is not None:
                 self.layers[_key(node)] = layer
-        self.eval().to(memory_format=self.layout)
+            if isinstance(node, g.Scale):
+                self.scales[node.name] = _vector(node.scale), _vector(node.shift)
+        self.eval().to(DEVICE, memory_format=self.layout)
 
     @torch.inference_mode()
     def forward(self, images: np.ndarray, timesteps: int = 1) -> torch.Tensor:
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+        x = torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2)
+        x = x.contiguous(memory_format=self.layout)
         for module in self.modules():
             if isinstance(module, neuron.IFNode):
                 module.reset()
@@ -130,7 +139,7 @@ class Network(torch.nn.Module):
             case g.Conv() | g.Dense():
                 return self.layers[_key(node)](x)
             case g.Scale():
-                scale, shift = (self._against(v, x) for v in (node.scale, node.shift))
+                scale, shift = (self._against(v, x) for v in self.scales[node.name])
                 return x * scale + shift
             case g.Pool():
                 x = F.pad(x, [n for pair in reversed(node.padding[:2]) for n in pair])
@@ -148,9 +157,12 @@ class Network(torch.nn.Module):
         raise TypeError(f"no PyTorch form of {type(node).__name__}")
 
     @staticmethod
-    def _against(value: Any, x: torch.Tensor) -> torch.Tensor:
-        vector = torch.from_numpy(np.array(value))
+    def _against(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return vector.reshape(-1, *[1] * (x.ndim - 2)) if vector.ndim else vector
+
+
+def _vector(value: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(value)).to(DEVICE)
 
 
 def _key(node: g.Node) -> str:
@@ -193,4 +205,4 @@ def runner(
     """From images and T to the output neurons' spike counts, by another library."""
     mode, layout = variant.split("/")
     network = Network(graph, library, mode, layout, batch)
-    return lambda images, timesteps: network(images, timesteps).numpy()
+    return lambda images, timesteps: network(images, timesteps).cpu().numpy()

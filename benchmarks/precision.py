@@ -1,16 +1,20 @@
 """What a backend rounds products to: `python benchmarks/precision.py` writes results/precision.
 
-The simulation of a converted network is compiled ahead of time for a TPU, at the precision that
-tcl_jax asks for and at the backend's default; bfloat16 arrays in the program are roundings to 8
-bits.  And on the backend at hand, logits are compared with those in float64.  Weights are random.
-Needs no TPU, but its compiler, as in benchmarks/requirements.txt.
+Of what a TPU would do, its compiler tells: the simulation of a converted network is compiled ahead
+of time, at the precision that tcl_jax asks for and at the backend's default; bfloat16 arrays in the
+program are roundings to 8 bits.  That needs no TPU, but benchmarks/requirements.txt.  On the
+backend at hand, logits and spike counts are compared with those in float64, and the spikes of
+integer networks with those of the CPU.  Weights are random.  `--what` measures one of the two;
+the page shows every backend that has been measured.
 """
 
+import argparse
 import json
 import os
 import re
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +24,54 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "results" / "precision"
 NETWORKS = ("cnet", "resnet20")
-IMAGE, BATCH, TIMESTEPS = (32, 32, 3), 100, 16
+IMAGE, BATCH, TIMESTEPS, LATENCY = (32, 32, 3), 100, 16, 100
 TPU = "v5e:2x2"
 PRECISIONS = ("default", "highest")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES))
+    options = parser.parse_args()
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is none to ask
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for what in options.what:
+        _measure(what)
+    records = sorted(RESULTS.glob("*.json"))
+    _write({path.stem: json.loads(path.read_text(encoding="utf-8")) for path in records})
+    return 0
+
+
+def _measure(what: str) -> None:
     import jax
 
     from results.networks import convert_random
     from tcl_jax import provenance
-    from tcl_jax.conversion import convolution
 
+    about = provenance.describe()  # before a record changes the tree
     rows = []
     for network in NETWORKS:
         graph = jax.device_get(convert_random(network, IMAGE)[0])
-        for precision in PRECISIONS:
-            convolution.PRECISION = precision
-            rows.append({"network": network, "precision": precision} | _compiled(graph))
-            rows[-1]["error"] = _error(graph)
+        for row in MEASURES[what](graph):
+            rows.append({"network": network} | row)
             print(rows[-1], flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    record = {**provenance.describe(), "seed": 0, "tpu": TPU, "rows": rows}
-    (RESULTS / "precision.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    _write(record)
-    return 0
+    record = {**about, "seed": 0, "tpu": TPU, "rows": rows}
+    path = RESULTS / f"{'tpu_compiler' if what == 'tpu' else jax.default_backend()}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _compiled(graph: Any) -> dict[str, Any]:
+def _precisions() -> Iterator[str]:
+    """Has the library ask for each, in turn; what it asks for by itself comes last."""
+    from tcl_jax.conversion import convolution
+
+    assert PRECISIONS[-1] == convolution.PRECISION
+    for convolution.PRECISION in PRECISIONS:
+        yield convolution.PRECISION
+
+
+def _compiled(graph: Any) -> Iterator[dict[str, Any]]:
     """Arrays of either type in the program of a simulation, and the seconds of its compilation."""
     import jax
     from jax.experimental import topologies
@@ -61,57 +84,116 @@ def _compiled(graph: Any) -> dict[str, Any]:
     def like(a: Any) -> Any:
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
 
-    def simulate(graph: Any, x: Any) -> Any:
-        return simulation.simulate(graph, x, TIMESTEPS).counts
-
     images = like(np.zeros((BATCH, *IMAGE), np.float32))
-    lowered = jax.jit(simulate).lower(jax.tree.map(like, graph), images)
-    started = time.perf_counter()
-    text = lowered.compile().as_text()
-    seconds = time.perf_counter() - started
-    found = {dtype: len(re.findall(rf"\b{dtype}\[", text)) for dtype in ("bf16", "f32")}
-    return found | {"compilation_seconds": round(seconds, 1)}
+    for precision in _precisions():
+        # A function of its own: JAX would remember the program of another precision.
+        simulate = jax.jit(lambda graph, x: simulation.simulate(graph, x, TIMESTEPS).counts)
+        lowered = simulate.lower(jax.tree.map(like, graph), images)
+        started = time.perf_counter()
+        text = lowered.compile().as_text()
+        seconds = time.perf_counter() - started
+        found = {dtype: len(re.findall(rf"\b{dtype}\[", text)) for dtype in ("bf16", "f32")}
+        yield {"precision": precision, **found, "compilation_seconds": round(seconds, 1)}
 
 
-def _error(graph: Any) -> float:
-    """The largest difference of a logit from that in float64, over the largest logit."""
+def _here(graph: Any) -> Iterator[dict[str, Any]]:
+    """What the backend at hand makes of logits and of spikes."""
     import jax
 
+    from tcl_jax import simulation
     from tcl_jax.conversion import evaluate
 
     images = np.random.default_rng(0).normal(0, 1, (BATCH, *IMAGE)).astype(np.float32)
-    # A function of its own: JAX would remember the program of another precision.
-    found = np.asarray(jax.jit(lambda g, x: evaluate(g, x))(graph, images), np.float64)
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+
+    def counts(graph: Any, x: Any) -> Any:
+        return simulation.simulate(graph, x, LATENCY).counts
+
+    with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: np.asarray(a, np.float64), graph)
-        exact = np.asarray(jax.jit(evaluate)(wide, images))
-    return float(np.max(np.abs(found - exact)) / np.max(np.abs(exact)))
+        exact, spikes = (_run(f, wide, images.astype(np.float64)) for f in (evaluate, counts))
+    integers = jax.device_get(simulation.quantise(graph, images))
+    with jax.default_device(jax.devices("cpu")[0]):
+        of_cpu = _run(counts, integers, images)
+    unlike_cpu = int(np.sum(_run(counts, integers, images) != of_cpu))
+    for precision in _precisions():
+        logits, found = (_run(f, graph, images) for f in (evaluate, counts))
+        yield {
+            "precision": precision,
+            "error": float(np.max(np.abs(logits - exact)) / np.max(np.abs(exact))),
+            "counts": spikes.size,
+            "counts_unlike_float64": int(np.sum(found != spikes)),
+            "classes_unlike_float64": int(np.sum(found.argmax(-1) != spikes.argmax(-1))),
+            "integer_counts_unlike_cpu": unlike_cpu,
+        }
 
 
-def _write(record: dict[str, Any]) -> None:
+def _run(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
+    import jax
+
+    # A function of its own: JAX would remember the program of another precision.
+    return np.asarray(jax.jit(lambda *a: function(*a))(*arguments))
+
+
+MEASURES: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
+    "tpu": _compiled,
+    "here": _here,
+}
+
+
+def _write(records: dict[str, Any]) -> None:
     from tcl_jax import provenance
+    from tcl_jax.report.pages import table
 
-    hardware = record["hardware"]
+    def made(record: dict[str, Any]) -> str:
+        return (
+            f"(`{record['command']}`, commit {provenance.short(record['commit'])}, seed "
+            f"{record['seed']})"
+        )
+
     lines = [
         "# What a backend rounds products to",
         "",
-        "Written by `python benchmarks/precision.py`, which says how each figure is measured, at "
-        f"commit {provenance.short(record['commit'])}, seed {record['seed']}.",
-        "",
-        f"The simulation of {BATCH} images of 32×32×3 over {TIMESTEPS} steps, compiled for a TPU "
-        f"{TPU.split(':')[0]}: arrays in the program, where each of bfloat16 rounds to 8 bits. And "
-        f"the largest error of a logit against float64, over the largest logit, on this machine "
-        f"({hardware['device']}).",
-        "",
-        "| network | precision | bfloat16 arrays | float32 arrays | compiled in, s | error here |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {r['network']} | {r['precision']} | {r['bf16']} | {r['f32']} | "
-            f"{r['compilation_seconds']} | {r['error']:.1e} |"
+        "Written by `python benchmarks/precision.py`, which says how each figure is measured.",
+        "`highest` is what tcl_jax asks for, whatever `jax_default_matmul_precision` says;",
+        "`default` is the backend's.",
+    ]
+    if compiled := records.pop("tpu_compiler", None):
+        rows = [
+            (r["network"], r["precision"], r["bf16"], r["f32"], r["compilation_seconds"])
+            for r in compiled["rows"]
+        ]
+        lines += [
+            "",
+            "## What a TPU would compute",
+            "",
+            f"The simulation of {BATCH} images of 32×32×3 over {TIMESTEPS} steps, compiled for a "
+            f"TPU {TPU.split(':')[0]}:",
+            "arrays in the program, where each of bfloat16 rounds to 8 bits",
+            f"{made(compiled)}.",
+            "",
+            *table(("network", "precision", "bfloat16", "float32", "compiled in, s"), rows),
+        ]
+    for record in records.values():
+        rows = [
+            (
+                r["network"],
+                r["precision"],
+                f"{r['error']:.1e}",
+                f"{r['counts_unlike_float64']} of {r['counts']}",
+                f"{r['classes_unlike_float64']} of {BATCH}",
+                r["integer_counts_unlike_cpu"],
+            )
             for r in record["rows"]
-        ),
+        ]
+        heads = ("network", "precision", "logits", "counts", "classes", "int8")
+        lines += ["", f"## {provenance.machine(record)}", "", *table(heads, rows), "", made(record)]
+    lines += [
         "",
-        "`highest` is what tcl_jax asks for, whatever `jax_default_matmul_precision` says.",
+        "- *logits*: the largest error of a logit against float64, over the largest logit.",
+        f"- *counts*, *classes*: of {BATCH} images at T = {LATENCY}, output neurons' spike counts,",
+        "  and classes by the most spikes, unlike those in float64.",
+        "- *int8*: spike counts of the network in whole numbers (`simulation.quantise`) unlike",
+        "  those that a CPU gives it.",
     ]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

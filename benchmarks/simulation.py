@@ -1,14 +1,16 @@
 """Simulation beside other libraries: `python benchmarks/simulation.py` writes results/simulation.
 
-Same weights, same images, same machine.  Every measurement is a process of its own; the systems
-take turns, in an order that is reversed from one round to the next; a figure is the median over
-rounds.  Of a library that can be run in several ways, a first round finds the fastest.  Needs
+Same weights, same images, same machine, products accurate to float32.  The systems take turns, in
+an order that is reversed from one round to the next; a figure is the median over rounds.  Of a
+library that can be run in several ways, a first round finds the fastest.  On a CPU every
+measurement is a process of its own; on an accelerator all share one, which has it to itself.  Needs
 benchmarks/requirements.txt.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -54,38 +56,76 @@ def main() -> int:
     options = parser.parse_args()
     if options.one:
         system, variant, network, batch = options.one
-        print(json.dumps(_measure(system, variant, network, int(batch))))
+        from tcl_jax import sharding
+
+        sharding.use_cores(int(batch))
+        print(json.dumps(_System(system, variant, network, int(batch)).measure()))
         return 0
+    import jax
+
     from tcl_jax import provenance
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
     RESULTS.mkdir(parents=True, exist_ok=True)
-    record = RESULTS / "simulation.json"
+    about = provenance.describe()  # before the record changes the tree
+    record = RESULTS / f"{jax.default_backend()}.json"
     found = json.loads(record.read_text(encoding="utf-8"))["rows"] if record.exists() else {}
     for network in options.networks:
         for batch in options.batches:
             key = f"{network}/{batch}"
             if key in found:
                 continue
-            found[key] = _rounds(network, batch, options.systems, options.rounds)
+            here = jax.default_backend() != "cpu"
+            found[key] = _rounds(
+                options.systems, options.rounds, (_Here if here else _Apart)(network, batch)
+            )
             versions = {p: metadata.version(p) for p in ("torch", *list(PEERS)[:3])}
-            content = {**provenance.describe(), "peers": versions, "rows": found}
+            content = {**about, "peers": versions, "rows": found}
             record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            _write(json.loads(record.read_text(encoding="utf-8")))
-    _write(json.loads(record.read_text(encoding="utf-8")))
+    records = sorted(RESULTS.glob("*.json"))
+    _write([json.loads(record.read_text(encoding="utf-8")) for record in records])
     return 0
 
 
-def _rounds(network: str, batch: int, systems: list[str], rounds: int) -> dict[str, Any]:
+class _Apart:
+    """Measurements of one workload, each in a process of its own."""
+
+    def __init__(self, network: str, batch: int):
+        self.workload = network, str(batch)
+
+    def __call__(self, system: str, variant: str) -> dict[str, Any]:
+        command = [sys.executable, __file__, "--one", system, variant, *self.workload]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+class _Here:
+    """The same in this process, where each system is prepared once."""
+
+    def __init__(self, network: str, batch: int):
+        self.network, self.batch = network, batch
+        self.prepared: dict[tuple[str, str], _System] = {}
+
+    def __call__(self, system: str, variant: str) -> dict[str, Any]:
+        key = system, variant
+        if key not in self.prepared:
+            self.prepared[key] = _System(*key, self.network, self.batch)
+        return self.prepared[key].measure()
+
+
+def _rounds(
+    systems: list[str], rounds: int, measure: Callable[[str, str], dict[str, Any]]
+) -> dict[str, Any]:
     chosen = {}
     for system in systems:
-        tried = {v: _apart(system, v, network, batch) for v in SYSTEMS[system]}
+        tried = {v: measure(system, v) for v in SYSTEMS[system]}
         chosen[system] = min(tried, key=lambda v: sum(tried[v]["seconds"].values()))
         shown = {v: [round(s, 4) for s in t["seconds"].values()] for v, t in tried.items()}
-        print(network, batch, system, shown, flush=True)
+        print(system, shown, flush=True)
     runs: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
     for turn in range(rounds):
         for system in systems if turn % 2 else reversed(systems):
-            runs[system].append(_apart(system, chosen[system], network, batch))
+            runs[system].append(measure(system, chosen[system]))
     return {
         system: {
             "variant": chosen[system],
@@ -100,33 +140,31 @@ def _rounds(network: str, batch: int, systems: list[str], rounds: int) -> dict[s
     }
 
 
-def _apart(system: str, variant: str, network: str, batch: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", system, variant, network, str(batch)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+class _System:
+    """One library, in one of the ways that it can be run, with a workload; all compiled."""
 
-
-def _measure(system: str, variant: str, network: str, batch: int) -> dict[str, Any]:
-    """Seconds from images to spike counts at every T, or for one ANN forward pass."""
-    from tcl_jax import sharding
-
-    sharding.use_cores(batch)
-    graph, images = _workload(network, batch)
-    if system.startswith("ann"):
-        forward = (
-            _ann(graph, batch) if system == "ann-jax" else _peer(graph, system, variant, batch)
-        )
-        return {"seconds": {"forward": _seconds(lambda: forward(images, 1), 10)}, "counts": None}
-    run = _ours(graph, batch) if system == "tcl_jax" else _peer(graph, system, variant, batch)
-    seconds = {}
-    for t in LATENCIES:
-        if system == "tcl_jax":
-            run(images, t)  # compiles
+    def __init__(self, system: str, variant: str, network: str, batch: int):
+        graph, self.images = _workload(network, batch)
+        self.repeats = 3 if batch == 1 else 1
+        self.is_ann = system.startswith("ann")
+        if system == "ann-jax":
+            self.run = _ann(graph, batch)
+        elif system == "tcl_jax":
+            self.run = _ours(graph, batch)
         else:
-            run(images, 2)
-        seconds[t] = _seconds(lambda t=t: run(images, t), 3 if batch == 1 else 1)
-    counts = run(images, LATENCIES[0])
-    return {"seconds": seconds, "counts": np.asarray(counts).astype(int).ravel().tolist()}
+            self.run = _peer(graph, system, variant, batch)
+        # Ours compiles for every T; others are ready after a few steps.
+        for t in (1,) if self.is_ann else LATENCIES if system == "tcl_jax" else (2,):
+            self.run(self.images, t)
+
+    def measure(self) -> dict[str, Any]:
+        """Seconds from images to spike counts at every T, or for one ANN forward pass."""
+        run, images = self.run, self.images
+        if self.is_ann:
+            return {"seconds": {"forward": _seconds(lambda: run(images, 1), 10)}, "counts": None}
+        seconds = {str(t): _seconds(lambda t=t: run(images, t), self.repeats) for t in LATENCIES}
+        counts = run(images, LATENCIES[0])
+        return {"seconds": seconds, "counts": np.asarray(counts).astype(int).ravel().tolist()}
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -183,27 +221,28 @@ def _ann(graph: Any, batch: int) -> Callable[..., np.ndarray]:
     return lambda images, _: np.asarray(forward(lowered, sharding.shard_batch(images, mesh)))
 
 
-def _write(content: dict[str, Any]) -> None:
-    from tcl_jax import provenance
-
-    commit = provenance.short(content["commit"])
-    peers = list(PEERS)[:3]
+def _write(records: list[dict[str, Any]]) -> None:
     rows = [
         "# Simulation beside other libraries",
         "",
-        f"Written by `{content['command']}` (commit {commit}), which says how it "
-        "measures; "
-        + ", ".join(f"{p} {v}" for p, v in content["peers"].items())
-        + f"; {content['hardware']['device']}, {content['hardware']['host_cores']} cores.  "
-        "Seconds from images to output spike counts, medians; weights and images random.",
-        "",
-        "| network | batch | T | tcl_jax | " + " | ".join(peers) + " | fastest peer ÷ tcl_jax "
-        "| counts that differ from it |",
-        "|---" * (6 + len(peers)) + "|",
+        "Written by `python benchmarks/simulation.py`, which says how it measures: seconds",
+        "from images to output spike counts, medians; weights and images random.  Spike counts, at",
+        f"T = {LATENCIES[0]}, may differ where a membrane potential meets its threshold but for",
+        "the last bits, and snnTorch's neurons fire above it, not at it.",
     ]
-    ratios, steps = [], []
-    for key, row in content["rows"].items():
-        network, batch = key.split("/")
+    for record in records:
+        rows += _of_machine(record)
+    (RESULTS / "README.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _of_machine(record: dict[str, Any]) -> list[str]:
+    from tcl_jax import provenance
+    from tcl_jax.report.pages import table
+
+    peers = list(PEERS)[:3]
+    seconds, ratios, steps = [], [], []
+    for key, row in record["rows"].items():
+        workload = key.split("/")
         for t in map(str, LATENCIES):
             ours = row["tcl_jax"]["seconds"][t]
             theirs = {p: row[p]["seconds"][t] for p in peers}
@@ -211,32 +250,30 @@ def _write(content: dict[str, Any]) -> None:
             ratios.append(theirs[best] / ours)
             mine = row["tcl_jax"]["counts"]
             differ = sum(a != b for a, b in zip(mine, row[best]["counts"], strict=True))
-            rows.append(
-                f"| {network} | {batch} | {t} | {ours:.4f} | "
-                + " | ".join(f"{theirs[p]:.4f}" for p in peers)
-                + f" | {ratios[-1]:.2f} | {differ} of {len(mine)} |"
-            )
+            times = [f"{s:.4f}" for s in (ours, *theirs.values())]
+            seconds.append((*workload, t, *times, f"{ratios[-1]:.2f}", f"{differ}/{len(mine)}"))
         step = row["tcl_jax"]["seconds"][str(LATENCIES[-1])] / LATENCIES[-1]
-        ann = {a: row[a]["seconds"]["forward"] for a in ("ann-jax", "ann-torch")}
-        steps.append(
-            f"| {network} | {batch} | {1e3 * step:.3f} | {1e3 * ann['ann-jax']:.3f} "
-            f"| {1e3 * ann['ann-torch']:.3f} | {step / min(ann.values()):.2f} |"
-        )
+        ann = [row[a]["seconds"]["forward"] for a in ("ann-jax", "ann-torch")]
+        times = [f"{1e3 * s:.3f}" for s in (step, *ann)]
+        steps.append((*workload, *times, f"{step / min(ann):.2f}"))
     mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    rows += [
+    commit = provenance.short(record["commit"])
+    return [
         "",
-        f"Fastest peer ÷ tcl_jax: geometric mean {mean:.2f}, least {min(ratios):.2f}.",
-        "Spike counts, at T=32, may differ where a membrane potential meets its threshold but for "
-        "the last bits, and snnTorch's neurons fire above it, not at it.",
+        f"## {provenance.machine(record)}",
         "",
-        "## One step beside one forward pass of the network that it came from",
+        *table(("network", "batch", "T", "tcl_jax", *peers, "gain", "differ"), seconds),
         "",
-        "| network | batch | SNN step, ms | ANN, ms | ANN in PyTorch, ms | step ÷ fastest ANN |",
-        "|---" * 6 + "|",
-        *steps,
+        "*gain* is the fastest peer's time over that of tcl_jax (geometric mean "
+        f"{mean:.2f}, least {min(ratios):.2f}); *differ* counts neurons whose spikes are not that",
+        "peer's.  One step beside one forward pass of the network that it came from, in ms:",
         "",
+        *table(("network", "batch", "step", "ANN, JAX", "ANN, PyTorch", "step ÷ ANN"), steps),
+        "",
+        f"`{record['command']}`, commit {commit}; "
+        + ", ".join(f"{p} {v}" for p, v in record["peers"].items())
+        + ".",
     ]
-    (RESULTS / "README.md").write_text("\n".join(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ class Experiment:
 EXPERIMENTS = (
     Experiment("resnet20-tcl", 0.5, 150, 2000, 1000, 500),
     Experiment("cnet-tcl", 0.0, 100, 10_000, 2000, 1000),
+    Experiment("vgg16-tcl", 0.5, 150, 10_000, 2000, 1000),
+    Experiment("mobilenet-tcl", 0.5, 150, 10_000, 2000, 1000),
 )
 
 

@@ -33,12 +33,14 @@ class Experiment:
         timesteps: the longest latency T of the paper's method.
         baseline_timesteps: that of the others.
         images: how many test images, from the first.
+        options: of train.py, beside the recipe.
     """
 
     preset: str
     timesteps: int
     baseline_timesteps: int
     images: int
+    options: tuple[str, ...] = ()
 
     @property
     def network(self) -> str:
@@ -49,6 +51,8 @@ EXPERIMENTS = {
     "fashion_mnist": (
         Experiment("fashion_mnist-cnet", timesteps=100, baseline_timesteps=50, images=10_000),
         Experiment("fashion_mnist-resnet20", timesteps=150, baseline_timesteps=50, images=10_000),
+        Experiment("fashion_mnist-vgg16", 150, 50, 10_000, ("--epochs", "15")),
+        Experiment("fashion_mnist-mobilenet", 150, 50, 10_000, ("--epochs", "15")),
     ),
     "digits": (Experiment("digits-cnet", timesteps=100, baseline_timesteps=100, images=359),),
 }
@@ -100,7 +104,9 @@ def rows(name: str, experiment: Experiment) -> Iterator[Row]:
             label,
             run,
             snn,
-            Command("train.py", (experiment.preset, *options, "--workdir", where)),
+            Command(
+                "train.py", (experiment.preset, *experiment.options, *options, "--workdir", where)
+            ),
             Command("convert.py", (where, "--norm", norm, "--snn", snn)),
             Command("simulate.py", (where, "--snn", snn, *size)),
         )
