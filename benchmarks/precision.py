@@ -12,9 +12,10 @@ import argparse
 import json
 import os
 import re
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--one", nargs=3, metavar=("WHAT", "NETWORK", "PRECISION"))
     options = parser.parse_args()
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is none to ask
+    if options.one:
+        print(json.dumps(_one(*options.one)))
+        return 0
     RESULTS.mkdir(parents=True, exist_ok=True)
     for what in options.what:
         _measure(what)
@@ -45,33 +49,36 @@ def main() -> int:
 
 
 def _measure(what: str) -> None:
-    import jax
-
-    from results.networks import convert_random
+    """Every row in a process of its own: JAX would remember the programs of another precision."""
     from tcl_jax import provenance
 
     about = provenance.describe()  # before a record changes the tree
     rows = []
     for network in NETWORKS:
-        graph = jax.device_get(convert_random(network, IMAGE)[0])
-        for row in MEASURES[what](graph):
-            rows.append({"network": network} | row)
+        for precision in PRECISIONS:
+            command = [sys.executable, __file__, "--one", what, network, precision]
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+            rows.append(json.loads(done.stdout))
             print(rows[-1], flush=True)
     record = {**about, "seed": 0, "tpu": TPU, "rows": rows}
-    path = RESULTS / f"{'tpu_compiler' if what == 'tpu' else jax.default_backend()}.json"
+    backend = about["hardware"]["backend"]
+    path = RESULTS / f"{'tpu_compiler' if what == 'tpu' else backend}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _precisions() -> Iterator[str]:
-    """Has the library ask for each, in turn; what it asks for by itself comes last."""
+def _one(what: str, network: str, precision: str) -> dict[str, Any]:
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is none to ask
+    import jax
+
+    from results.networks import convert_random
     from tcl_jax.conversion import convolution
 
-    assert PRECISIONS[-1] == convolution.PRECISION
-    for convolution.PRECISION in PRECISIONS:
-        yield convolution.PRECISION
+    graph = jax.device_get(convert_random(network, IMAGE)[0])
+    convolution.PRECISION = precision
+    return {"network": network, "precision": precision} | MEASURES[what](graph)
 
 
-def _compiled(graph: Any) -> Iterator[dict[str, Any]]:
+def _compiled(graph: Any) -> dict[str, Any]:
     """Arrays of either type in the program of a simulation, and the seconds of its compilation."""
     import jax
     from jax.experimental import topologies
@@ -84,19 +91,19 @@ def _compiled(graph: Any) -> Iterator[dict[str, Any]]:
     def like(a: Any) -> Any:
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
 
+    def simulate(graph: Any, x: Any) -> Any:
+        return simulation.simulate(graph, x, TIMESTEPS).counts
+
     images = like(np.zeros((BATCH, *IMAGE), np.float32))
-    for precision in _precisions():
-        # A function of its own: JAX would remember the program of another precision.
-        simulate = jax.jit(lambda graph, x: simulation.simulate(graph, x, TIMESTEPS).counts)
-        lowered = simulate.lower(jax.tree.map(like, graph), images)
-        started = time.perf_counter()
-        text = lowered.compile().as_text()
-        seconds = time.perf_counter() - started
-        found = {dtype: len(re.findall(rf"\b{dtype}\[", text)) for dtype in ("bf16", "f32")}
-        yield {"precision": precision, **found, "compilation_seconds": round(seconds, 1)}
+    lowered = jax.jit(simulate).lower(jax.tree.map(like, graph), images)
+    started = time.perf_counter()
+    text = lowered.compile().as_text()
+    seconds = time.perf_counter() - started
+    found = {dtype: len(re.findall(rf"\b{dtype}\[", text)) for dtype in ("bf16", "f32")}
+    return found | {"compilation_seconds": round(seconds, 1)}
 
 
-def _here(graph: Any) -> Iterator[dict[str, Any]]:
+def _here(graph: Any) -> dict[str, Any]:
     """What the backend at hand makes of logits and of spikes."""
     import jax
 
@@ -108,36 +115,26 @@ def _here(graph: Any) -> Iterator[dict[str, Any]]:
     def counts(graph: Any, x: Any) -> Any:
         return simulation.simulate(graph, x, LATENCY).counts
 
+    def results(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
+        return np.asarray(jax.jit(function)(*arguments))
+
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: np.asarray(a, np.float64), graph)
-        exact, spikes = (_run(f, wide, images.astype(np.float64)) for f in (evaluate, counts))
+        exact, spikes = (results(f, wide, images.astype(np.float64)) for f in (evaluate, counts))
     integers = jax.device_get(simulation.quantise(graph, images))
     with jax.default_device(jax.devices("cpu")[0]):
-        of_cpu = _run(counts, integers, images)
-    unlike_cpu = int(np.sum(_run(counts, integers, images) != of_cpu))
-    for precision in _precisions():
-        logits, found = (_run(f, graph, images) for f in (evaluate, counts))
-        yield {
-            "precision": precision,
-            "error": float(np.max(np.abs(logits - exact)) / np.max(np.abs(exact))),
-            "counts": spikes.size,
-            "counts_unlike_float64": int(np.sum(found != spikes)),
-            "classes_unlike_float64": int(np.sum(found.argmax(-1) != spikes.argmax(-1))),
-            "integer_counts_unlike_cpu": unlike_cpu,
-        }
+        of_cpu = results(counts, integers, images)
+    logits, found = (results(f, graph, images) for f in (evaluate, counts))
+    return {
+        "error": float(np.max(np.abs(logits - exact)) / np.max(np.abs(exact))),
+        "counts": spikes.size,
+        "counts_unlike_float64": int(np.sum(found != spikes)),
+        "classes_unlike_float64": int(np.sum(found.argmax(-1) != spikes.argmax(-1))),
+        "integer_counts_unlike_cpu": int(np.sum(results(counts, integers, images) != of_cpu)),
+    }
 
 
-def _run(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
-    import jax
-
-    # A function of its own: JAX would remember the program of another precision.
-    return np.asarray(jax.jit(lambda *a: function(*a))(*arguments))
-
-
-MEASURES: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
-    "tpu": _compiled,
-    "here": _here,
-}
+MEASURES: dict[str, Callable[[Any], dict[str, Any]]] = {"tpu": _compiled, "here": _here}
 
 
 def _write(records: dict[str, Any]) -> None:

@@ -1,15 +1,20 @@
 """Integer networks: int8 weights and int32 potentials, the same spikes wherever computed."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import export
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tcl_jax import InputError, clip, convert, models, sharding, simulation
 from tcl_jax.conversion import Artifact, load, save
 from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.convolution import weigh
+from tcl_jax.conversion.convolution import convolve, weigh
 from tcl_jax.promotion import implicit
 
 LATENCY = 30
@@ -181,6 +186,66 @@ def test_a_cpu_sums_in_float_what_others_sum_in_int(rng):
     exact = jnp.matmul(x, kernel, preferred_element_type=jnp.int32)
     np.testing.assert_array_equal(weigh(x, kernel, jnp.matmul), exact)
     assert weigh(x, kernel, jnp.matmul).dtype == jnp.int32
+
+
+def _built_for(platform, function, *arguments):
+    """What a platform's program gives; a CPU runs it."""
+    program = export.export(
+        jax.jit(function),
+        platforms=[platform],
+        disabled_checks=[export.DisabledSafetyCheck.platform()],
+    )(*arguments)
+    return program.mlir_module(), program.call(*arguments)
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(1, 3),
+    st.tuples(*[st.integers(1, 3)] * 3),
+    st.tuples(*[st.integers(1, 2)] * 3),
+    st.tuples(*[st.tuples(st.integers(-1, 2), st.integers(-1, 2))] * 3),
+    st.tuples(*[st.integers(1, 2)] * 3),
+    st.sampled_from([(1, 2, 3), (2, 2, 3), (4, 1, 2)]),
+)
+def test_a_gpu_convolves_whole_numbers_place_by_place(
+    rank, window, strides, padding, dilation, channels
+):
+    """It has no convolution of int8, and its fast ones of floats are not exact."""
+    groups, ins, outs = channels
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-127, 128, (2, *(7, 6, 5)[:rank], groups * ins)), jnp.int8)
+    kernel = jnp.asarray(rng.integers(-127, 128, (*window[:rank], ins, groups * outs)), jnp.int8)
+    how = strides[:rank], padding[:rank], dilation[:rank]
+    space = "DHW"[3 - rank :]
+    exact = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        *how[:2],
+        rhs_dilation=how[2],
+        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        feature_group_count=groups,
+        preferred_element_type=jnp.int32,
+    )
+    text, found = _built_for("cuda", lambda x, k: convolve(x, k, *how, groups), x, kernel)
+    np.testing.assert_array_equal(found, exact)
+    assert found.dtype == jnp.int32
+    kernels = re.findall(r"stablehlo.convolution.*tensor<([0-9x]*)xf32>\) ->", text)
+    assert len(kernels) == np.prod(window[:rank])
+    assert set(kernels) == {"x".join(map(str, (*(1,) * rank, ins, groups * outs)))}
+
+
+def test_a_gpu_and_a_tpu_are_given_the_same_spikes(weights, images):
+    graph = simulation.quantise(convert(_network, weights, images), images)
+
+    def counts(graph, x):
+        return simulation.simulate(graph, x, LATENCY).counts
+
+    expected = counts(graph, images)
+    for platform in ("cuda", "tpu"):
+        text, found = _built_for(platform, counts, graph, images)
+        np.testing.assert_array_equal(found, expected)
+        convolves_int8 = re.search(r"stablehlo.convolution.*xi8>\) ->", text) is not None
+        assert convolves_int8 == (platform == "tpu")
 
 
 def test_devices_and_batches_do_not_matter(weights, images):

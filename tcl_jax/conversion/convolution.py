@@ -34,9 +34,18 @@ def convolve(
     >>> convolve(x, kernel, (1,), ((0, 0),), (1,), groups=2)[0].tolist()
     [[2.0, 2.0], [6.0, 6.0], [10.0, 10.0]]
     """
-    spatial = "".join("DHW"[3 - (x.ndim - 2) :])
+    rank = x.ndim - 2
+    spatial, ones = "DHW"[3 - rank :], (1,) * rank
 
-    def general(x: Array, kernel: Array, **how: Any) -> Array:
+    def general(
+        x: Array,
+        kernel: Array,
+        *,
+        strides: tuple[int, ...] = strides,
+        padding: tuple[tuple[int, int], ...] = padding,
+        dilation: tuple[int, ...] = dilation,
+        **how: Any,
+    ) -> Array:
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -48,24 +57,37 @@ def convolve(
             **how,
         )
 
-    def shifted(x: Array, kernel: Array, *, preferred_element_type: Any, **how: Any) -> Array:
-        x, kernel = (a.astype(preferred_element_type) for a in (x, kernel))
-        # Input channel g feeds the outputs of group g, which are neighbours.
-        x = jnp.repeat(x, kernel.shape[-1] // groups, axis=-1)
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        window = kernel.shape[:-2]
-        steps = zip(x.shape[1:-1], window, strides, dilation, strict=True)
-        sizes = [(n - (w - 1) * d - 1) // s + 1 for n, w, s, d in steps]
-        terms = []
-        for place in itertools.product(*map(range, window)):
-            start = [p * d for p, d in zip(place, dilation, strict=True)]
-            stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, sizes, strides, strict=True)]
-            part = lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
-            terms.append(part * against(kernel[place][0], part))
-        return sum(terms[1:], terms[0])
+    def by_place(product: Product) -> Product:
+        """The sum over the window's places: of what each sees, times its weights."""
 
-    depthwise = is_depthwise(kernel, padding, groups)
-    return weigh(x, kernel, general, cpu=shifted if depthwise else general)
+        def total(x: Array, kernel: Array, **how: Any) -> Array:
+            margins = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+            x = lax.pad(x, jnp.zeros((), x.dtype), margins)
+            window = kernel.shape[:-2]
+            steps = zip(x.shape[1:-1], window, strides, dilation, strict=True)
+            sizes = [(n - (w - 1) * d - 1) // s + 1 for n, w, s, d in steps]
+            terms = []
+            for place in itertools.product(*map(range, window)):
+                start = [p * d for p, d in zip(place, dilation, strict=True)]
+                stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, sizes, strides, strict=True)]
+                seen = lax.slice(x, (0, *start, 0), (len(x), *stop, x.shape[-1]), (1, *strides, 1))
+                terms.append(product(seen, kernel[place], **how))
+            return sum(terms[1:], terms[0])
+
+        return total
+
+    def depthwise(x: Array, weights: Array, *, preferred_element_type: Any, **how: Any) -> Array:
+        x, weights = (a.astype(preferred_element_type) for a in (x, weights))
+        # Input channel g feeds the outputs of group g, which are neighbours.
+        x = jnp.repeat(x, weights.shape[-1] // groups, axis=-1)
+        return x * against(weights[0], x)
+
+    def pointwise(x: Array, weights: Array, **how: Any) -> Array:
+        kernel = weights.reshape(*ones, *weights.shape)
+        return general(x, kernel, strides=ones, padding=((0, 0),) * rank, dilation=ones, **how)
+
+    cpu = by_place(depthwise) if is_depthwise(kernel, padding, groups) else general
+    return weigh(x, kernel, general, cpu=cpu, whole=by_place(pointwise))
 
 
 def is_depthwise(kernel: Array, padding: tuple[tuple[int, int], ...], groups: int) -> bool:
@@ -76,7 +98,13 @@ def is_depthwise(kernel: Array, padding: tuple[tuple[int, int], ...], groups: in
 Product = Callable[..., Array]
 
 
-def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None) -> Array:
+def weigh(
+    x: Array,
+    kernel: Array,
+    product: Product,
+    cpu: Product | None = None,
+    whole: Product | None = None,
+) -> Array:
     """``product(x, kernel, **how)``, computed in the type of the weights, as exactly as that is.
 
     Weights in float32 or float64 are multiplied and summed in that, on every backend; in bfloat16,
@@ -88,6 +116,7 @@ def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None)
         product: bilinear in both; the rest is what `jax.lax.dot_general` takes, ``precision`` and
             ``preferred_element_type``, that of the sums.
         cpu: the same, as a CPU likes it.
+        whole: the same, in plain sums of products, which are exact where all are whole numbers.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.array([[1, 1, 0]], jnp.int8), jnp.array([[100], [100], [1]], jnp.int8)
@@ -97,17 +126,17 @@ def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None)
     """
     cpu = cpu or product
     if kernel.dtype == jnp.int8:
-        # Float32 holds every whole number below 2^24, and `quantise` keeps all sums below that; a
-        # CPU has fast sums of floats alone.
+        # Float32 holds every whole number below 2^24, and `quantise` keeps all sums below that.  A
+        # CPU has fast sums of floats alone; a GPU has no convolution of whole numbers, and some of
+        # its convolutions of floats weigh sums by fractions (Winograd's): none of one place.
         return lax.platform_dependent(
             x,
             kernel,
-            cpu=lambda x, k: _sums(cpu, jnp.float32)(
-                x.astype(jnp.float32), k.astype(jnp.float32)
-            ).astype(jnp.int32),
-            default=lambda x, k: product(
+            cpu=_in_float(cpu),
+            tpu=lambda x, k: product(
                 x, k.astype(x.dtype), precision=None, preferred_element_type=jnp.int32
             ),
+            default=_in_float(whole or product),
         )
     dtype = wider(kernel.dtype, jnp.float32)
     x = x.astype(kernel.dtype)
@@ -118,3 +147,9 @@ def weigh(x: Array, kernel: Array, product: Product, cpu: Product | None = None)
 
 def _sums(product: Product, dtype: Any) -> Product:
     return partial(product, precision=PRECISION, preferred_element_type=dtype)
+
+
+def _in_float(product: Product) -> Callable[[Array, Array], Array]:
+    """Of whole numbers, in float32."""
+    sums = _sums(product, jnp.float32)
+    return lambda x, k: sums(x.astype(jnp.float32), k.astype(jnp.float32)).astype(jnp.int32)
