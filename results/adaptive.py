@@ -60,7 +60,7 @@ EXPERIMENTS = (
     Experiment("resnet20-tcl", 0.5, 150, 2000, 1000, 500),
     Experiment("cnet-tcl", 0.0, 100, 10_000, 2000, 1000),
     Experiment("vgg16-tcl", 0.5, 150, 10_000, 2000, 1000),
-    Experiment("mobilenet-tcl", 0.5, 150, 10_000, 2000, 1000),
+    Experiment("mobilenet-tcl", 0.5, 150, 2000, 1000, 500),
 )
 
 
@@ -107,7 +107,8 @@ def report() -> None:
                 continue
             records[what].append(load(record))
             trainings.append(load(RESULTS / e.run / "environment.json"))
-            plots += ["", f"![{e.run}, {what}]({e.run}/{what}.png)"]
+            if record.with_suffix(".png").exists():
+                plots += ["", f"![{e.run}, {what}]({e.run}/{what}.png)"]
     adaptive, energy = records["adaptive"], records["energy"]
     rows = [
         "# Adaptive latency, and energy",
@@ -123,7 +124,8 @@ def report() -> None:
         "",
         *_adaptive(adaptive),
         "",
-        "Seconds are of one pass each, compiled before.",
+        "Seconds are of one pass each, compiled before, on the machine that stands with the",
+        "command below.",
         "",
         "## Energy at fixed latencies",
         "",

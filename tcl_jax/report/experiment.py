@@ -117,14 +117,18 @@ def write_report(
 
 def _write_history(curve: Curve) -> None:
     plot_training(curve.epochs, curve.run / "training.png", title=curve.run.name)
-    layers = list(curve.epochs[-1]["lambda"])
+    # Act2 before act10, as they follow each other in the network.
+    layers = sorted(
+        curve.epochs[-1]["lambda"],
+        key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)],
+    )
     if not layers:
         return
     history = {layer: [r["lambda"][layer] for r in curve.epochs] for layer in layers}
     with (curve.run / "lambda.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("epoch", *layers))
-        writer.writerows((r["epoch"], *r["lambda"].values()) for r in curve.epochs)
+        writer.writerows(zip([r["epoch"] for r in curve.epochs], *history.values(), strict=True))
     plot_lambda(history, curve.run / "lambda.png", title=f"{curve.run.name}: λ during training")
 
 

@@ -56,7 +56,7 @@ def plot_curves(
     _of_latency(axes, max(len(accuracy) for accuracy in curves.values()))
     axes.set(title=title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(fontsize="small")
     save(figure, path)
 
 
