@@ -4,6 +4,7 @@ Started as a program, it reads one command a line and forks: the child runs the 
 program, to the interpreter's own end, and the parent answers with the child's exit status.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -42,5 +43,6 @@ if __name__ == "__main__":
     import simulate  # noqa: F401
     import train  # noqa: F401
 
+    gc.freeze()  # else a child copies all of this at its end, to find what nobody uses any more
     if command := serve():
         become(command)

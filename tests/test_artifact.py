@@ -81,6 +81,26 @@ def test_a_round_trip_is_exact(artifact, folder):
     np.testing.assert_array_equal(*counts)
 
 
+def test_another_machine_s_devices_need_not_be_here(artifact, tmp_path):
+    far = jax.device_put(artifact.graph, jax.devices()[3])
+    save(Artifact(far, ABOUT), tmp_path / "snn")
+    for file in tmp_path.glob("snn/arrays-*/_sharding"):
+        file.write_text(file.read_text().replace("TFRT_CPU_3", "cuda:0"))
+    found = load(tmp_path / "snn")
+    _assert_same(found, artifact)
+    assert {leaf.device for leaf in jax.tree.leaves(found.graph)} == {jax.devices()[0]}
+
+
+def test_64_bits_are_not_rounded_to_32(tmp_path):
+    with jax.enable_x64(True):
+        third = jnp.full((2, 2), 1 / 3, jnp.float64)
+        made = convert(lambda w, x: clip(jax.nn.relu(x @ w), 1.0), third, [jnp.ones((1, 2))])
+        save(Artifact(made, ABOUT), tmp_path / "snn")
+        _assert_same(load(tmp_path / "snn"), Artifact(made, ABOUT))
+    with pytest.raises(InputError, match=r"holds float64, of which .* float32: set JAX_ENABLE_X64"):
+        load(tmp_path / "snn")
+
+
 def test_saving_replaces(artifact, folder):
     save(Artifact(artifact.graph, {"norm": "max"}), folder)
     assert load(folder).about == {"norm": "max"}

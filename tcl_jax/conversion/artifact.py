@@ -157,7 +157,8 @@ def load(folder: Path | str) -> Artifact:
     """Read what `save` wrote.
 
     Raises:
-        InputError: there is no artifact, it was written by a newer version, or it is damaged.
+        InputError: there is no artifact, it was written by a newer version, or it is damaged; or it
+            is of 64 bits, and JAX is set to 32.
     """
     folder = Path(folder).absolute()
     advice = "convert the run again"
@@ -183,6 +184,8 @@ def load(folder: Path | str) -> Artifact:
         raise InputError(f"{folder / GRAPH} is damaged (its checksum differs): {advice}")
     try:
         return _read(folder, content)
+    except InputError:
+        raise
     except Exception as error:  # orbax raises whatever its readers met
         if (folder / GRAPH).read_bytes() != text:
             return load(folder)  # replaced meanwhile, and its arrays gone
@@ -217,13 +220,21 @@ def _read(folder: Path, content: dict[str, Any]) -> Artifact:
     described = [
         v for n in content["nodes"] for v in n.values() if isinstance(v, dict) and "array" in v
     ]
-    like = {d["array"]: jax.ShapeDtypeStruct(d["shape"], d["dtype"]) for d in described}
+    # To the host: the devices that they were saved from may be on another machine.
+    like = {d["array"]: np.empty(d["shape"], jnp.dtype(d["dtype"])) for d in described}
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore(folder / content["arrays"], like)
     for d in described:
         if zlib.crc32(np.ascontiguousarray(arrays[d["array"]]).tobytes()) != d["crc32"]:
             raise ValueError(f"checksum of {d['array']} differs")
-    nodes = tuple(_node(entry, arrays) for entry in content["nodes"])
+    here = {key: jnp.asarray(value) for key, value in arrays.items()}
+    for d in described:
+        if here[d["array"]].dtype != d["dtype"]:
+            raise InputError(
+                f"{folder} holds {d['dtype']}, of which JAX would make {here[d['array']].dtype}: "
+                "set JAX_ENABLE_X64=1"
+            )
+    nodes = tuple(_node(entry, here) for entry in content["nodes"])
     return Artifact(g.SpikingGraph(nodes), content["about"])
 
 
@@ -233,7 +244,7 @@ def _node(entry: dict[str, Any], arrays: dict[str, jax.Array]) -> g.Node:
     for field in dataclasses.fields(kind):
         value = entry[field.name]
         if isinstance(value, dict):
-            value = jnp.asarray(arrays[value["array"]])
+            value = arrays[value["array"]]
         values[field.name] = _tuples(value)
     return kind(**values)
 
