@@ -28,18 +28,17 @@ class Finished:
     seconds: float = 0.0
 
 
-@functools.cache
-def _compiled() -> str:
-    """A folder for what XLA has compiled: most processes here compile the same."""
-    return tempfile.mkdtemp(prefix="tcl-jax-compiled-")
+COMPILED = "TCL_JAX_TESTS_COMPILED"
+"""Names the folder for what XLA has compiled: most processes here compile the same."""
 
 
 def environment(**extra: str) -> dict[str, str]:
     """The caller's, without what would choose devices, verbosity or the terminal's size."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "TF_CPP_"))}
     compiled = {
-        "JAX_COMPILATION_CACHE_DIR": _compiled(),
+        "JAX_COMPILATION_CACHE_DIR": os.environ[COMPILED],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # with a limit comes a lock, of filelock
     }
     return kept | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100", **compiled, **extra}
 
@@ -155,8 +154,9 @@ class DigitsRun:
 @functools.cache
 def train(folder: Path, *options: str) -> DigitsRun:
     # Cached here, for a fixture imported by several modules is made once for each of them.
-    process = start("train", "digits-cnet", "--workdir", folder, "--epochs", "3", *options)
-    return DigitsRun(folder, succeeded(finish(process)))
+    return DigitsRun(
+        folder, succeed("train", "digits-cnet", "--workdir", folder, "--epochs", "3", *options)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """What every test needs: four virtual devices, and hypothesis without chance or deadlines."""
 
+import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +12,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from cli import COMPILED
 
 # In the background SIGINT may be ignored, and so it would be by every process that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,6 +30,16 @@ hypothesis.settings.register_profile(
     "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=40
 )
 hypothesis.settings.load_profile("tcl_jax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # here, for all of xdist's workers
+        os.environ[COMPILED] = tempfile.mkdtemp(prefix="tcl-jax-compiled-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[COMPILED], ignore_errors=True)
 
 
 @pytest.fixture

@@ -37,15 +37,21 @@ def init_state(
     model: nn.Module, tx: optax.GradientTransformation, info: DataInfo, seed: int
 ) -> TrainState:
     """A fresh state, the same for the same seed."""
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, *info.image_shape)))
-    params = variables["params"]
-    return TrainState(
-        jnp.zeros((), jnp.int32),
-        params,
-        variables.get("batch_stats", {}),
-        tx.init(params),
-        {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())},
-    )
+
+    # As one program: one for each operation would be compiled for seconds, and run the network.
+    @jax.jit
+    def make(key: Array) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, *info.image_shape)))
+        params = variables["params"]
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            params,
+            variables.get("batch_stats", {}),
+            tx.init(params),
+            {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())},
+        )
+
+    return make(jax.random.key(seed))
 
 
 def cross_entropy(
