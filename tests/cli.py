@@ -3,13 +3,14 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def environment(**extra: str) -> dict[str, str]:
     """The caller's, without what would choose devices, verbosity or the terminal's size."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "TF_CPP_"))}
     compiled = {
-        "JAX_COMPILATION_CACHE_DIR": os.environ[COMPILED],
+        "JAX_COMPILATION_CACHE_DIR": f"{os.environ[COMPILED]}/commands",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # with a limit comes a lock, of filelock
     }
@@ -44,7 +45,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def start(script: str, *arguments: object, **extra: str) -> subprocess.Popen:
-    """Start `python SCRIPT.py ARGUMENTS` in a process of its own."""
+    """Start `python SCRIPT.py ARGUMENTS` by an interpreter of its own, which imports all anew."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)],
         env=environment(**extra),
@@ -55,7 +56,7 @@ def start(script: str, *arguments: object, **extra: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> Finished:
+def finish(process: "subprocess.Popen | Begun") -> Finished:
     """Wait for the end of a process."""
     try:
         out, err = process.communicate(timeout=_SECONDS)
@@ -65,7 +66,7 @@ def finish(process: subprocess.Popen) -> Finished:
 
 
 class _Server:
-    """What runs the commands of one thread, for as long as that lives."""
+    """What starts the commands of one thread, for as long as that lives (preloaded.py)."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -76,6 +77,11 @@ class _Server:
             text=True,
         )
 
+    def ask(self, what: dict) -> int | None:
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
     def __del__(self) -> None:
         with self.process:  # closes its input, which ends it, and waits
             pass
@@ -84,26 +90,56 @@ class _Server:
 _of_thread = threading.local()
 
 
-def run(script: str, *arguments: object, **extra: str) -> Finished:
-    """Run `python SCRIPT.py ARGUMENTS` to its end, by a server to each thread (preloaded.py)."""
-    if not hasattr(_of_thread, "server"):
-        _of_thread.server = _Server()
-    assert not any(name.startswith("JAX_") for name in extra), "read at import: use start()"
-    started = time.monotonic()
-    with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+class Begun:
+    """A command that a server has started: as much of `subprocess.Popen` as tests need."""
+
+    def __init__(self, script: str, *arguments: object, **extra: str):
+        assert not any(name.startswith("JAX_") for name in extra), "read at import: use start()"
+        if not hasattr(_of_thread, "server"):
+            _of_thread.server = _Server()
+        self._server = _of_thread.server
+        self._out, self._err = (tempfile.NamedTemporaryFile() for _ in range(2))  # noqa: SIM115
         command = {
             "script": str(ROOT / f"{script}.py"),
             "arguments": list(map(str, arguments)),
             "environment": extra,
-            "out": out.name,
-            "err": err.name,
+            "out": self._out.name,
+            "err": self._err.name,
         }
-        process = _of_thread.server.process
-        process.stdin.write(json.dumps(command) + "\n")
-        process.stdin.flush()
-        status = int(process.stdout.readline())
-        seconds = time.monotonic() - started
-        return Finished(status, out.read().decode(), err.read().decode(), seconds)
+        self.returncode: int | None = None
+        self.pid = self._server.ask(command)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._server.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        patience = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > patience:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.005)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = _SECONDS) -> tuple[str, str]:
+        self.wait(timeout)
+        with self._out, self._err:
+            return self._out.read().decode(), self._err.read().decode()
+
+
+def run(script: str, *arguments: object, **extra: str) -> Finished:
+    """Run `python SCRIPT.py ARGUMENTS` to its end."""
+    started = time.monotonic()
+    done = finish(Begun(script, *arguments, **extra))
+    return replace(done, seconds=time.monotonic() - started)
 
 
 def paste(line: str, **extra: str) -> Finished:
@@ -134,7 +170,7 @@ def succeeded(done: Finished) -> Finished:
     return done
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen | Begun) -> None:
     """Wait for something that a running process brings about."""
     patience = time.monotonic() + _SECONDS
     while not condition():

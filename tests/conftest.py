@@ -35,6 +35,10 @@ hypothesis.settings.load_profile("tcl_jax")
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # here, for all of xdist's workers
         os.environ[COMPILED] = tempfile.mkdtemp(prefix="tcl-jax-compiled-")
+    # Without a lock, which would take longer than it saves: a program that another worker has half
+    # written is compiled once more, with a warning that is let pass (pyproject.toml).
+    jax.config.update("jax_compilation_cache_dir", f"{os.environ[COMPILED]}/here")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

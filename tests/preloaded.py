@@ -1,7 +1,8 @@
 """Runs the command lines in processes that need not import their libraries anew.
 
 Started as a program, it reads one command a line and forks: the child runs the script as its main
-program, to the interpreter's own end, and the parent answers with the child's exit status.
+program, to the interpreter's own end, and the parent answers with its process number; asked for
+that one's exit status, it answers with it, or null while there is none.
 """
 
 import gc
@@ -17,11 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def serve() -> dict | None:
     """In the parent, None at the end of all commands; in a child, the command to run."""
     for line in sys.stdin:
+        asked = json.loads(line)
+        if "poll" in asked:
+            pid, status = os.waitpid(asked["poll"], os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+            continue
         child = os.fork()
         if child == 0:
-            return json.loads(line)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+            return asked
+        print(child, flush=True)
     return None
 
 

@@ -44,8 +44,6 @@ def _kinds(graph: SpikingGraph) -> list[str]:
     "name, shape",
     [
         ("cnet", (28, 28, 1)),
-        ("cnet", (32, 32, 3)),
-        ("resnet20", (28, 28, 1)),
         ("resnet20", (32, 32, 3)),
         ("vgg16", (32, 32, 3)),
         ("vgg16_imagenet", (32, 32, 3)),

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import ROOT, environment, finish, run, start, wait_until
+from cli import ROOT, Begun, environment, finish, run, wait_until
 from cli import trained as trained
 
 from tcl_jax.__main__ import main
@@ -41,7 +41,7 @@ def last(folder: Path) -> dict:
 
 def test_a_training_tells_of_itself_until_it_is_killed(tmp_path):
     folder = tmp_path / "run"
-    process = start("train", *LONG, "--workdir", folder)
+    process = Begun("train", *LONG, "--workdir", folder)
     wait_until(lambda: last(folder)["step"] > 44, process)
     sentence, well = state(folder)
     assert well and "of 44000, " in sentence and f"(process {process.pid})" in sentence
@@ -67,7 +67,7 @@ def test_a_training_tells_of_itself_until_it_is_killed(tmp_path):
     sentence, well = state(folder)
     assert not well and sentence.startswith(f"died at step {step} of 44000, ")
 
-    process = start("train", *LONG, "--workdir", folder, "--resume")
+    process = Begun("train", *LONG, "--workdir", folder, "--resume")
     wait_until(
         lambda: last(folder)["pid"] == process.pid and last(folder)["doing"] == "training", process
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cli import ROOT, finish, paste, run, start, succeed, succeeded, told_next, wait_until
+from cli import ROOT, Begun, finish, paste, run, succeed, succeeded, told_next, wait_until
 from cli import trained as trained
 
 from tcl_jax import config as configs
@@ -48,8 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def begin(folder: Path, *options: object) -> subprocess.Popen:
-    return start("train", *SETTINGS, "--workdir", folder, *options)
+def begin(folder: Path, *options: object) -> Begun:
+    return Begun("train", *SETTINGS, "--workdir", folder, *options)
 
 
 @pytest.fixture(scope="module")
