@@ -35,7 +35,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--what", nargs="+", choices=MEASURES, default=list(MEASURES))
-    parser.add_argument("--one", nargs=3, metavar=("WHAT", "NETWORK", "PRECISION"))
+    parser.add_argument(
+        "--one",
+        nargs=3,
+        metavar=("WHAT", "NETWORK", "PRECISION"),
+        help="measure one row in this process, and print it as JSON",
+    )
     options = parser.parse_args()
     if options.one:
         print(json.dumps(_one(*options.one)))
@@ -115,19 +120,19 @@ def _here(graph: Any) -> dict[str, Any]:
     def counts(graph: Any, x: Any) -> Any:
         return simulation.simulate(graph, x, LATENCY).counts
 
-    def results(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
+    def computed(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
         return np.asarray(jax.jit(function)(*arguments))
 
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: np.asarray(a, np.float64), graph)
-        exact, spikes = (results(f, wide, images.astype(np.float64)) for f in (evaluate, counts))
+        exact, spikes = (computed(f, wide, images.astype(np.float64)) for f in (evaluate, counts))
     unlike = None
     if jax.default_backend() != "cpu":
         integers = jax.device_get(simulation.quantise(graph, images))
-        on_default = results(counts, integers, images)
+        on_default = computed(counts, integers, images)
         with jax.default_device(jax.devices("cpu")[0]):
-            unlike = int(np.sum(results(counts, integers, images) != on_default))
-    logits, found = (results(f, graph, images) for f in (evaluate, counts))
+            unlike = int(np.sum(computed(counts, integers, images) != on_default))
+    logits, found = (computed(f, graph, images) for f in (evaluate, counts))
     return {
         "error": float(np.max(np.abs(logits - exact)) / np.max(np.abs(exact))),
         "counts": spikes.size,
@@ -174,6 +179,7 @@ def _write(records: dict[str, Any]) -> None:
             *table(("network", "precision", "bfloat16", "float32", "compiled in, s"), rows),
         ]
     for record in records.values():
+        is_cpu = record["hardware"]["backend"] == "cpu"  # and not unlike itself
         rows = [
             (
                 r["network"],
@@ -181,12 +187,15 @@ def _write(records: dict[str, Any]) -> None:
                 f"{r['error']:.1e}",
                 f"{r['counts_unlike_float64']} of {r['counts']}",
                 f"{r['classes_unlike_float64']} of {BATCH}",
-                "–" if r["integer_counts_unlike_cpu"] is None else r["integer_counts_unlike_cpu"],
+                "–" if is_cpu or unlike is None else unlike,
             )
             for r in record["rows"]
+            for unlike in (r["integer_counts_unlike_cpu"],)
         ]
         heads = ("network", "precision", "logits", "counts", "classes", "int8")
         lines += ["", f"## {provenance.machine(record)}", "", *table(heads, rows), "", made(record)]
+        if "note" in record:
+            lines += ["", record["note"]]
     lines += [
         "",
         "- *logits*: the largest error of a logit against float64, over the largest logit.",
