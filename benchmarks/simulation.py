@@ -264,15 +264,14 @@ def _of_machine(record: dict[str, Any]) -> list[str]:
         "",
         *table(("network", "batch", "T", "tcl_jax", *peers, "gain", "differ"), seconds),
         "",
-        "*gain* is the fastest peer's time over that of tcl_jax (geometric mean "
-        f"{mean:.2f}, least {min(ratios):.2f}); *differ* counts neurons whose spikes are not that",
-        "peer's.  One step beside one forward pass of the network that it came from, in ms:",
+        f"*gain* is the fastest peer's time over that of tcl_jax: geometric mean {mean:.2f}, least",
+        f"{min(ratios):.2f}.  *differ* counts neurons whose spikes are not that peer's.  One step",
+        "beside one forward pass of the network that it came from, in ms:",
         "",
         *table(("network", "batch", "step", "ANN, JAX", "ANN, PyTorch", "step ÷ ANN"), steps),
         "",
-        f"`{record['command']}`, commit {commit}; "
-        + ", ".join(f"{p} {v}" for p, v in record["peers"].items())
-        + ".",
+        f"`{record['command']}`, commit {commit};",
+        ", ".join(f"{p} {v}" for p, v in record["peers"].items()) + ".",
     ]
 
 

@@ -164,6 +164,7 @@ def plot_adaptive(
     _of_latency(right, t.size)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    left.legend(fontsize="small")
+    right.legend(fontsize="small", loc="lower right")  # below any curve that rises
     figure.suptitle(title)
     save(figure, path)
