@@ -1,5 +1,6 @@
 """What every test needs: four virtual devices, and hypothesis without chance or deadlines."""
 
+import gc
 import os
 import shutil
 import signal
@@ -18,8 +19,10 @@ from cli import COMPILED
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before anything uses a backend: the number of devices is fixed from then on.
+# Before anything uses a backend: the number of devices is fixed from then on, and so is how much
+# LLVM does for programs most of which run once.  Commands, and `make fuzz`, compile as users do.
 jax.config.update("jax_num_cpu_devices", 4)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 # The library works under whatever promotion a user has set; what is strictest hides the least.
 # Functions that stand for users' promote as most of those do: `tcl_jax.promotion.implicit`.
@@ -33,6 +36,8 @@ hypothesis.settings.load_profile("tcl_jax")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.freeze()  # what is imported stays; looking through it each time takes 5 % of all tests
+    gc.set_threshold(200_000, 20, 100)
     if not hasattr(config, "workerinput"):  # here, for all of xdist's workers
         os.environ[COMPILED] = tempfile.mkdtemp(prefix="tcl-jax-compiled-")
     # Without a lock, which would take longer than it saves: a program that another worker has half

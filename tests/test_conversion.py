@@ -95,7 +95,10 @@ def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng)
     def mean_logits(state, _):
         return state.membrane["output"] + state.counts
 
-    charge = jax.jit(lambda x: simulation.run(graph, x, times[-1], mean_logits)[1])(x)
+    def simulate(graph, x):
+        return simulation.run(graph, x, times[-1], mean_logits)[1]
+
+    charge = jax.jit(simulate)(simulation.lower(graph), x)
     early, late = (
         np.abs(charge[t - 1] / t * graph.output.scale - logits).max() / np.abs(logits).max()
         for t in times

@@ -1,5 +1,6 @@
 """The networks: sizes, parameters, dtypes."""
 
+import functools
 import itertools
 import math
 
@@ -45,6 +46,7 @@ def test_every_network_is_tested():
     assert tuple(SMALL) == tuple(ACTIVATIONS) == models.names()
 
 
+@functools.cache
 def _shapes(name, shape=None, classes=10, **settings):
     shape = shape or SMALL[name]
     model = models.create(name, image_shape=shape, num_classes=classes, **settings)
@@ -176,22 +178,22 @@ def test_rounded_numbers_that_are_published():
     ],
 )
 def test_shapes_between_layers(name, side, layer, shape):
+    assert _layers(name, side)[layer]["__call__"][0].shape == (2, *shape)
+
+
+@functools.cache
+def _layers(name, side):
+    """What the layers of a network give, in shapes."""
     model, x, variables = _shapes(name, (side, side, 3))
 
     def layers(variables, x):
         return model.apply(variables, x, capture_intermediates=True, mutable="intermediates")[1]
 
-    found = jax.eval_shape(layers, variables, x)["intermediates"][layer]["__call__"][0]
-    assert found.shape == (2, *shape)
+    return jax.eval_shape(layers, variables, x)["intermediates"]
 
 
 def test_bottlenecks_stride_in_the_middle():
-    model, x, variables = _shapes("resnet50", (224, 224, 3))
-
-    def layers(variables, x):
-        return model.apply(variables, x, capture_intermediates=True, mutable="intermediates")[1]
-
-    block = jax.eval_shape(layers, variables, x)["intermediates"]["stage2_block1"]
+    block = _layers("resnet50", 224)["stage2_block1"]
     sides = [block[f"conv{i}"]["__call__"][0].shape[1] for i in (1, 2, 3)]
     assert sides == [56, 28, 28]
 
@@ -210,7 +212,7 @@ def test_one_lambda_an_activation(name, monkeypatch):
     calls = []
     relu = nn.relu
     monkeypatch.setattr(nn, "relu", lambda x: (calls.append(x.shape), relu(x))[1])
-    _, _, variables = _shapes(name)
+    _, _, variables = _shapes.__wrapped__(name)  # traced anew, with this ReLU
     assert len(_lams(variables["params"])) == len(calls) == ACTIVATIONS[name]
 
 

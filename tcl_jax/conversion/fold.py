@@ -56,7 +56,7 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
 def _host(scale: g.Scale, nodes: dict[str, g.Node], readers: Counter[str]) -> g.Node | None:
     """The node that a scale may go into, past changes of layout if it is the same everywhere."""
     host = nodes[scale.inputs[0]]
-    uniform = scale.scale.size == 1 and not np.any(scale.shift)
+    uniform = scale.scale.size == 1 and not np.any(np.asarray(scale.shift))
     # What others read too must keep its value.
     while readers[host.name] == 1 and uniform and isinstance(host, g.Reshape | g.Transpose):
         host = nodes[host.inputs[0]]
