@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import annotations  # noqa: F401  which decides what jaxtyping checks
 import hypothesis
 import jax
 import jaxtyping
