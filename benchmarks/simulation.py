@@ -82,8 +82,8 @@ def main() -> int:
             versions = {p: metadata.version(p) for p in ("torch", *list(PEERS)[:3])}
             content = {**about, "peers": versions, "rows": found}
             record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    records = sorted(RESULTS.glob("*.json"))
-    _write([json.loads(record.read_text(encoding="utf-8")) for record in records])
+            _write()
+    _write()
     return 0
 
 
@@ -221,7 +221,7 @@ def _ann(graph: Any, batch: int) -> Callable[..., np.ndarray]:
     return lambda images, _: np.asarray(forward(lowered, sharding.shard_batch(images, mesh)))
 
 
-def _write(records: list[dict[str, Any]]) -> None:
+def _write() -> None:
     rows = [
         "# Simulation beside other libraries",
         "",
@@ -230,8 +230,8 @@ def _write(records: list[dict[str, Any]]) -> None:
         f"T = {LATENCIES[0]}, may differ where a membrane potential meets its threshold but for",
         "the last bits, and snnTorch's neurons fire above it, not at it.",
     ]
-    for record in records:
-        rows += _of_machine(record)
+    for record in sorted(RESULTS.glob("*.json")):
+        rows += _of_machine(json.loads(record.read_text(encoding="utf-8")))
     (RESULTS / "README.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
@@ -256,6 +256,8 @@ def _of_machine(record: dict[str, Any]) -> list[str]:
         ann = [row[a]["seconds"]["forward"] for a in ("ann-jax", "ann-torch")]
         times = [f"{1e3 * s:.3f}" for s in (step, *ann)]
         steps.append((*workload, *times, f"{step / min(ann):.2f}"))
+    workloads = [f"{network}/{batch}" for network in NETWORKS for batch in BATCHES]
+    missing = [w for w in workloads if w not in record["rows"]]
     mean = math.exp(statistics.fmean(map(math.log, ratios)))
     commit = provenance.short(record["commit"])
     return [
@@ -272,6 +274,7 @@ def _of_machine(record: dict[str, Any]) -> list[str]:
         "",
         f"`{record['command']}`, commit {commit};",
         ", ".join(f"{p} {v}" for p, v in record["peers"].items()) + ".",
+        *(["", f"Not measured: {', '.join(missing)} (network/batch)."] if missing else []),
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from tcl_jax.report.layers import PARTS, Layer
 from tcl_jax.report.names import shortened
@@ -63,6 +64,7 @@ def plot_errors(layers: Sequence[Layer], path: Path, *, title: str) -> None:
         error = [layer.at[t].error for layer in layers]
         axes.plot(number, error, "k.-", linewidth=0.8, label="error")
         axes.set(xlabel="layer", title=f"T = {t}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, axis="y")
     first = np.atleast_1d(panels)[0]
     first.set_ylabel("mean absolute error, in units of λ")

@@ -80,7 +80,8 @@ def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: st
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small", ncols=2)
+    columns = -(-len(history) // 27)  # as many as fit beside the plot, one below the other
+    figure.legend(loc="outside right upper", fontsize="x-small", ncols=columns)
     save(figure, path)
 
 
