@@ -49,6 +49,11 @@ def make(unit: str, console: Console | None = None) -> Progress:
     )
 
 
+def say(display: Progress, line: str) -> None:
+    """Print a line above a display, however long."""
+    display.console.print(line, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def bar(description: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """One bar, beside the output, where there is a terminal; yields what moves it on."""

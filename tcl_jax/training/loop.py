@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from rich.progress import Progress
 
 from tcl_jax import config as configs
 from tcl_jax import data, provenance, sharding
@@ -145,11 +144,11 @@ def fit(
             MetricsLog(workdir, step) as log,
             progress.make("steps") as display,
         ):
-            _say(display, _headline(config, state, info, mesh))
+            progress.say(display, _headline(config, state, info, mesh))
             if resume and (died := heartbeat.died):
-                _say(display, f"the training before died, {died.doing} at step {died.step}")
+                progress.say(display, f"the training before died, {died.doing} at step {died.step}")
             if resume and not checkpoints.steps:
-                _say(display, "it had saved no checkpoint: starting anew")
+                progress.say(display, "it had saved no checkpoint: starting anew")
             bar = display.add_task("training", total=total_steps, completed=step, note="")
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
@@ -198,7 +197,7 @@ def fit(
                 checkpoints.rate(step, accuracy)
                 log.write("epoch", step, record)
                 unrated = False
-                _say(display, _line(record, config.epochs))
+                progress.say(display, _line(record, config.epochs))
                 display.update(bar, note=f"test {accuracy:.2%}")
                 started = time.monotonic()
             if checkpoints.last_step != step:
@@ -306,10 +305,6 @@ def _interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(display: Progress, line: str) -> None:
-    display.console.print(line, highlight=False, soft_wrap=True)
 
 
 def _headline(config: Config, state: TrainState, info: data.DataInfo, mesh: Mesh) -> str:

@@ -1,0 +1,180 @@
+"""Who may import whom: the package is a house of floors, and imports only run down.
+
+A room is a module or a folder of them, as ``graph`` or ``training``; it imports what lies on the
+floors below its own, and itself.  What is not yet so stands in two tables, in which nothing may
+stand that is no longer true: modules in another room's folder, and imports that run up or across.
+"""
+
+import ast
+from pathlib import Path
+
+import tcl_jax
+from tcl_jax.conversion.graph import KINDS
+
+PACKAGE = Path(tcl_jax.__file__).parent
+REPOSITORY = PACKAGE.parent
+
+FLOORS = (
+    "errors",
+    "progress promotion provenance record",
+    "clipping cluster pixels",
+    "data graph models",
+    "simulation tracing",
+    "calibration exchange",
+    "conversion report training",
+    "runs",
+    "cli",
+)
+"""From the ground up.  The package itself, which only gives names out, stands on the roof."""
+
+LENT = {
+    "runs": "conversion.of_run report.of_run run simulation.adaptive_of_run simulation.of_run",
+    "calibration": "conversion.activations conversion.calibrate conversion.model_based "
+    "conversion.norms conversion.spike_norm",
+    "tracing": "conversion.advice conversion.layout conversion.randomness conversion.rules "
+    "conversion.trace conversion.tracer",
+    "graph": "conversion.artifact conversion.convolution conversion.cost conversion.fold "
+    "conversion.graph conversion.nodes conversion.normalise simulation.integer",
+    "training": "config presets",
+    "cluster": "sharding",
+    "progress": "report.console report.progress terminal",
+    "record": "files",
+    "cli": "__main__",
+}
+"""Rooms, and the modules of theirs that still lie elsewhere."""
+
+UPWARDS = {("report.experiment", "training.log")}
+"""Imports that do not run down, to be struck out one by one."""
+
+LIBRARIES = {
+    "flax": "clipping models runs training",
+    "matplotlib": "report runs",
+    "optax": "training",
+    "orbax": "graph training",
+    "rich": "cli progress report runs",
+    "sklearn": "data",
+    "tensorflow_datasets": "data",
+}
+"""Large or slow libraries, and the only rooms that may use them."""
+
+TELL_APART = {
+    "conversion.cost",
+    "conversion.fold",
+    "conversion.graph",
+    "conversion.layout",
+    "conversion.model_based",
+    "conversion.normalise",
+    "simulation.energy",
+    "simulation.integer",
+    "simulation.lowering",
+}
+"""Modules that ask which operation a node is, where it should say itself what it can."""
+
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+AWAY = {module: room for room, modules in LENT.items() for module in modules.split()}
+
+
+def _name(path: Path) -> str:
+    """A module's dotted name within the package; the package's own is empty."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _room(module: str) -> str:
+    return AWAY.get(module, module.split(".")[0])
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def _imports(module: str) -> set[str]:
+    """Full names of all that a module imports, within functions too."""
+    found: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports here name the whole path"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _kinds_told_apart(node: ast.AST) -> set[str]:
+    """Names of the classes that a pattern or an `isinstance` asks for."""
+    match node:
+        case ast.MatchClass(cls=asked):
+            pass
+        case ast.Call(func=ast.Name(id="isinstance"), args=[_, asked]):
+            pass
+        case _:
+            return set()
+    parts = list(ast.walk(asked))
+    return {n.id for n in parts if isinstance(n, ast.Name)} | {
+        n.attr for n in parts if isinstance(n, ast.Attribute)
+    }
+
+
+def _within(name: str) -> str | None:
+    """The module of this package that an imported name is, or is in."""
+    if name.split(".")[0] != PACKAGE.name:
+        return None
+    inner = name.partition(".")[2]
+    return inner if inner in MODULES else inner.rpartition(".")[0]
+
+
+def _runs_down(module: str, other: str) -> bool:
+    here, there = _room(module), _room(other)
+    return here == there or FLOOR[there] < FLOOR[here]
+
+
+def test_imports_run_down():
+    up = {
+        (module, other)
+        for module in MODULES
+        if module
+        for name in _imports(module)
+        if (other := _within(name)) is not None and not _runs_down(module, other)
+    }
+    assert up == UPWARDS
+
+
+def test_libraries_stay_in_their_rooms():
+    astray = {
+        (module, library)
+        for module in MODULES
+        for library in {name.split(".")[0] for name in _imports(module)} & LIBRARIES.keys()
+        if _room(module) not in LIBRARIES[library].split()
+    }
+    assert not astray
+
+
+def test_no_module_asks_what_an_operation_is():
+    operations = KINDS.keys() - {"Input", "Neuron", "Output"}
+    asked = {
+        module
+        for module in MODULES
+        if any("conversion.graph" in name for name in _imports(module) | {module})
+        for node in ast.walk(_tree(module))
+        if operations & _kinds_told_apart(node)
+    }
+    assert asked == TELL_APART
+
+
+def test_every_module_has_a_room_and_every_exception_a_module():
+    assert {_room(name) for name in MODULES if name} <= FLOOR.keys()
+    assert AWAY.keys() <= MODULES.keys()
+    assert not [m for m, room in AWAY.items() if m.split(".")[0] == room], "is at home by now"
+
+
+def test_files_are_short():
+    folders = (PACKAGE, *(REPOSITORY / name for name in ("tests", "benchmarks", "results")))
+    lines = {
+        path.relative_to(REPOSITORY): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in folders
+        for path in folder.rglob("*.py")
+    }
+    assert not {path: count for path, count in lines.items() if count > 400}
