@@ -61,6 +61,20 @@ def unchecked() -> Iterator[None]:
 
 
 @pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """The programs that have been compiled since it was emptied."""
+    seen: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

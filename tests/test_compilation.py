@@ -14,20 +14,6 @@ T = 7
 
 
 @pytest.fixture
-def compilations():
-    """The programs that have been compiled since it was emptied."""
-    seen: list[str] = []
-
-    def listen(event, duration, **_):
-        if event.endswith("backend_compile_duration"):
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
-@pytest.fixture
 def nets(rng):
     """Two networks of one structure, and images."""
     x = jnp.asarray(rng.uniform(0, 1, (3, 4)), jnp.float32)

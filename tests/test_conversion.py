@@ -59,7 +59,7 @@ def _kinds(graph: SpikingGraph) -> list[str]:
 )
 def test_a_network_keeps_its_logits(name, shape, randomised, rng):
     model = models.create(name, image_shape=shape, num_classes=10)
-    x = jnp.asarray(rng.normal(0, 1, (4, *shape)), jnp.float32)
+    x = jnp.asarray(rng.normal(0, 1, (2, *shape)), jnp.float32)
     variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
     logits = jax.jit(model.apply)(variables, x)
 

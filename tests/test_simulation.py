@@ -199,18 +199,6 @@ def test_analog_logits_are_the_reference_s(name):
         assert error <= 1e-6 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_spikes_of_amplitude_lambda_are_those_of_amplitude_1(name):
-    layers, _, x = _case(name, 3)
-    clipped, normalised = _converted(_in_jax(layers), x, layers[-1].lam)
-    raw = simulation.spike_trains(clipped, x, TIMESTEPS)
-    unit = simulation.spike_trains(normalised, x, TIMESTEPS)
-    assert {n.threshold.item() for n in clipped.neurons} != {1.0}
-    for neurons in (*clipped.neurons, clipped.output):
-        np.testing.assert_array_equal(raw[neurons.name] / neurons.threshold, unit[neurons.name])
-        assert set(np.unique(unit[neurons.name])) == {0.0, 1.0}
-
-
 class _FlaxBlock(nn.Module):
     """A stem, a residual block with batch norms, and a linear layer, in Flax."""
 

@@ -156,7 +156,7 @@ def _count(
             above = a >= jnp.finfo(jnp.float32).tiny
             bits = jnp.where(above, jax.lax.bitcast_convert_type(a, jnp.int32), 0) >> left
             bin_of = jnp.where(bits >> digit == begins[name][None], bits & bins - 1, bins)
-            bin_of += jnp.arange(columns)[None] * (bins + 1)
+            bin_of += jnp.arange(columns, dtype=bin_of.dtype)[None] * (bins + 1)
             counts = jnp.bincount(bin_of.ravel(), length=columns * (bins + 1))
             found[name] = counts.reshape(columns, -1)[:, :-1]
 

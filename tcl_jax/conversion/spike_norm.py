@@ -95,7 +95,7 @@ def _before(graph: g.SpikingGraph, neurons: g.Neuron) -> g.SpikingGraph:
         if node.name in needed:
             needed.update(node.inputs)
     # No output neuron fires at an infinite threshold.
-    one = jnp.ones((), jnp.float32)
+    one = jnp.ones((), graph.dtype)
     end = g.Output(neurons.name, neurons.inputs, one * jnp.inf, one)
     return g.SpikingGraph((*(n for n in graph.nodes if n.name in needed), end))
 
@@ -121,5 +121,5 @@ def _largest_current(
 
     state = init_state(graph, x.shape[0])
     channels = by_channel(state.membrane[end]).shape[1]
-    start = (state, jnp.full(channels, -jnp.inf, jnp.float32))
+    start = (state, jnp.full(channels, -jnp.inf, graph.dtype))
     return jax.lax.scan(body, start, length=timesteps)[0][1]

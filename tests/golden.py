@@ -1,0 +1,60 @@
+"""Golden spikes: every spike of six networks as they were recorded once, to be the same for ever.
+
+The networks' numbers are dyadic and computed in float64, so that nothing is rounded and any order
+of operations gives the same spikes.  `python tests/golden.py` writes the record anew, which is for
+a network that is new or has changed, never for a simulator that has.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from networks import LAM_OUT, Dyadic, images, network
+
+from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
+from tcl_jax.simulation import Coding, Neurons, State, classify, run
+
+FOLDER = Path(__file__).parent / "golden"
+TIMESTEPS = 24
+
+SIMULATIONS = {
+    "chain": (5, Neurons(), Coding()),
+    "residual": (4, Neurons(v0=0.5), Coding()),
+    "depthwise": (4, Neurons(leak=0.5), Coding()),
+    "branches": (6, Neurons(reset="zero", floor=0.5), Coding()),
+    "layouts": (11, Neurons(refractory=1), Coding("rate")),
+    "stack": (8, Neurons(v0=0.25), Coding("poisson", seed=3)),
+}
+"""By network: the seed of its numbers, one for which all layers are busy, its neurons, and how
+images are fed."""
+
+
+def measured(name: str) -> dict[str, np.ndarray]:
+    """What a network does with three images: logits, all spikes, classes over time."""
+    seed, neurons, coding = SIMULATIONS[name]
+    with jax.enable_x64(True):
+        x = jnp.asarray(images(3))
+        graph = fold(trace(network(name, Dyadic, seed=seed), x))
+        graph = normalise(with_norms(graph, {graph.output.name: LAM_OUT}))
+
+        def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            fired = {f"spikes_{i}": spikes[n.name] > 0 for i, n in enumerate(graph.spiking)}
+            classes = {f"by_{how}": classify(graph, state, how) for how in ("spikes", "membrane")}
+            return fired | classes
+
+        found = run(graph, x, TIMESTEPS, observe, neurons=neurons, coding=coding)[1]
+        return {"logits": np.asarray(evaluate(graph, x)), **jax.tree.map(np.asarray, found)}
+
+
+def recorded(name: str) -> dict[str, np.ndarray]:
+    """What was recorded of a network."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return dict(file)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name in SIMULATIONS:
+        np.savez_compressed(FOLDER / f"{name}.npz", **measured(name))
+        print(f"wrote {FOLDER.name}/{name}.npz")

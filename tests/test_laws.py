@@ -1,0 +1,291 @@
+"""Laws of every operation, norm, neuron, coding and readout: a table each, a new one is a row.
+
+All in float64, with numbers that are never rounded, or of so many bits that no membrane potential
+meets its threshold by chance: spikes are compared one by one, without a tolerance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import (
+    LAM_OUT,
+    NETWORKS,
+    Dyadic,
+    Gaussian,
+    Layers,
+    flat,
+    images,
+    network,
+    pool,
+    tcl,
+)
+
+from tcl_jax.conversion import (
+    Artifact,
+    SpikingGraph,
+    calibrate,
+    evaluate,
+    fold,
+    load,
+    method,
+    normalise,
+    save,
+    trace,
+    with_norms,
+)
+from tcl_jax.conversion import graph as g
+from tcl_jax.promotion import implicit
+from tcl_jax.simulation import Coding, Neurons, State, classify, run, simulate, spike_trains
+
+TIMESTEPS = 16
+CALIBRATING = images(6, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+# --- The tables -----------------------------------------------------------------------------
+
+OPERATIONS: dict[str, tuple[type[g.Node], Callable[[jax.Array, Layers], jax.Array]]] = {
+    "convolution": (g.Conv, lambda x, to: to.conv(x, 3)),
+    "strided": (g.Conv, lambda x, to: to.conv(x, 3, stride=2)),
+    "grouped": (g.Conv, lambda x, to: to.conv(x, 6, groups=2)),
+    "depthwise": (g.Conv, lambda x, to: to.conv(x, 4, groups=4)),
+    "linear": (g.Dense, lambda x, to: to.dense(flat(x), 6)),
+    "linear by place": (g.Dense, lambda x, to: to.dense(x, 6)),
+    "batch norm": (g.Scale, lambda x, to: to.norm(x)),
+    "pool": (g.Pool, lambda x, to: pool(x)),
+    "overlapping pool": (g.Pool, lambda x, to: pool(x, side=3, stride=1)),
+    "global mean": (g.Sum, lambda x, to: x.mean((1, 2))),
+    "mean over rows": (g.Sum, lambda x, to: x.mean(1)),
+    "reshape": (g.Reshape, lambda x, to: x.reshape(-1, 2, 8, 4)),
+    "transpose": (g.Transpose, lambda x, to: x.transpose(0, 3, 1, 2)),
+    "sum of two": (g.Add, lambda x, to: to.conv(x, 4) + x),
+    "sum of spikes": (g.Add, lambda x, to: to.act(to.conv(x, 4), 4) + x),
+    "concatenation": (
+        g.Concat,
+        lambda x, to: jnp.concatenate([x, to.act(to.conv(x, 2)), to.conv(x, 3)], -1),
+    ),
+    "concatenated rows": (g.Concat, lambda x, to: jnp.concatenate([x, to.act(to.norm(x))], 1)),
+    "padding": (g.Pad, lambda x, to: jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 1)))),
+    "slice": (g.Slice, lambda x, to: x[:, 1:, ::2, 1:3]),
+}
+"""By what they are to a user: the kind of node, and the operation on spikes of four channels."""
+
+NORMS = {
+    "max": "keeps",
+    "max/channel": "keeps",
+    "percentile:90": "clips",
+    "percentile:90/channel": "clips",
+    "spike_norm": "clips",
+    "spike_norm:0.5": "clips",
+    "spike_norm/channel": "clips",
+    "model_based": "keeps",
+    "model_based/channel": "keeps",
+}
+"""Norms from data, and whether the largest activation lies within their λ."""
+
+NEURONS = {
+    "integrate and fire": (Neurons(), Neurons(v0=0.5)),
+    "leaky": (Neurons(leak=0.25), Neurons(leak=0.5, v0=0.25)),
+    "reset to zero": (Neurons(reset="zero"), Neurons(reset="zero", v0=0.5)),
+    "refractory": (Neurons(refractory=2), Neurons(refractory=2, v0=0.5)),
+    "with a floor": (Neurons(floor=0.25), Neurons(floor=1.0)),
+}
+"""Each with other numbers, for which nothing is compiled again."""
+
+CODINGS = {
+    "analog": (Coding(), Coding()),
+    "rate": (Coding("rate"), Coding("rate")),
+    "poisson": (Coding("poisson"), Coding("poisson", seed=7)),
+}
+
+READOUTS = ("spikes", "membrane")
+
+
+# --- What is converted ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A function, its images, and its graph with thresholds λ and with thresholds 1."""
+
+    function: Callable[[Any], jax.Array]
+    x: np.ndarray
+    traced: SpikingGraph
+    lam: SpikingGraph
+    one: SpikingGraph
+
+
+def _converted(
+    function: Callable[[Any], jax.Array], norm: str = "tcl", lam_out: float | None = None
+) -> Converted:
+    traced, folded = _traced(function)
+    norms = calibrate(folded, method(norm), lambda: [jnp.asarray(CALIBRATING)], timesteps=9)
+    if lam_out is not None:
+        norms |= {folded.output.name: lam_out}
+    lam = with_norms(folded, norms)
+    return Converted(function, images(3), traced, lam, normalise(lam))
+
+
+@cache
+def _traced(function: Callable[[Any], jax.Array]) -> tuple[SpikingGraph, SpikingGraph]:
+    traced = trace(function, jnp.asarray(images(1)))
+    return traced, fold(traced)
+
+
+@cache
+def _operation(name: str, seed: int = 0) -> Converted:
+    """An operation between two populations, with one λ a channel before it and one behind."""
+
+    @implicit()
+    def function(x: jax.Array) -> jax.Array:
+        to = Layers(Dyadic(seed), tcl)
+        x = to.act(to.conv(x, 4, stride=2) + 0.25, 4)
+        return to.dense(flat(to.act(OPERATIONS[name][1](x, to))), 3)
+
+    return _converted(function, lam_out=LAM_OUT)
+
+
+@cache
+def _network(name: str, norm: str) -> Converted:
+    return _converted(_function(name, clipped=norm == "tcl"), norm)
+
+
+@cache
+def _function(name: str, clipped: bool) -> Callable[[Any], jax.Array]:
+    return network(name, Gaussian, seed=2, clipped=clipped)
+
+
+CASES = {
+    **{f"operation: {name}": partial(_operation, name) for name in OPERATIONS},
+    **{
+        f"{name}, {norm}": partial(_network, name, norm)
+        for name in NETWORKS
+        for norm in ("tcl", *NORMS)
+    },
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+# --- Laws of operations and norms -----------------------------------------------------------
+
+
+def test_every_kind_of_node_has_a_row():
+    made_elsewhere = {g.Input, g.Neuron, g.Output, g.Quantise}
+    assert {kind for kind, _ in OPERATIONS.values()} == {*g.KINDS.values()} - made_elsewhere
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_its_node(name):
+    kind, _ = OPERATIONS[name]
+    assert any(isinstance(node, kind) for node in _operation(name).traced.nodes)
+
+
+@every_case
+def test_logits_are_kept(case):
+    it = CASES[case]()
+    x = jnp.asarray(CALIBRATING)
+    expected = np.asarray(jax.jit(it.function)(x))
+    bounded = np.asarray(evaluate(it.lam, x))
+    exact = partial(np.testing.assert_allclose, rtol=0, atol=1e-12 * np.abs(expected).max())
+    exact(evaluate(it.traced, x), expected)
+    exact(evaluate(it.one, x), bounded)
+    if NORMS.get(case.split(", ")[-1]) != "clips":
+        exact(bounded, expected)
+
+
+@every_case
+def test_spikes_of_size_lambda_are_those_of_size_1(case):
+    it = CASES[case]()
+    x = jnp.asarray(it.x)
+    large, small = (spike_trains(graph, x, TIMESTEPS) for graph in (it.lam, it.one))
+    assert large.keys() == small.keys()
+    for name, spikes in small.items():
+        assert {*np.unique(spikes)} <= {0.0, 1.0}
+        np.testing.assert_array_equal(np.asarray(large[name]) > 0, np.asarray(spikes) > 0)
+    assert np.mean([np.mean(spikes) for spikes in small.values()]) > 0.01
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_norm_is_one_number_a_layer_or_a_channel(name, norm):
+    it = _network(name, norm)
+    channels = {n.name: g.shapes(it.lam)[n.name][-1:] for n in it.lam.neurons}
+    for neurons in it.lam.neurons:
+        lam = np.asarray(neurons.threshold)
+        assert lam.shape == (channels[neurons.name] if norm.endswith("/channel") else ())
+        assert np.all(np.isfinite(lam)) and np.all(lam > 0)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_image_s_spikes_do_not_depend_on_the_batch(name):
+    it = _operation(name)
+    whole = spike_trains(it.one, jnp.asarray(it.x), TIMESTEPS)
+    alone = [spike_trains(it.one, jnp.asarray(it.x[i : i + 1]), TIMESTEPS) for i in range(3)]
+    for population, spikes in whole.items():
+        np.testing.assert_array_equal(
+            spikes, np.concatenate([train[population] for train in alone], 1)
+        )
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_saved_is_what_is_loaded(name, tmp_path):
+    graph = _operation(name).one
+    save(Artifact(graph, {}), tmp_path / "snn")
+    loaded = load(tmp_path / "snn").graph
+    assert jax.tree.structure(loaded) == jax.tree.structure(graph)
+    for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(graph), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_other_weights_are_the_same_program(name, compilations):
+    one, other = _operation(name), _operation(name, seed=1)
+    x = jnp.asarray(one.x)
+    first = simulate(one.one, x, TIMESTEPS)
+    compilations.clear()
+    second = simulate(other.one, x, TIMESTEPS)
+    assert not compilations
+    assert np.any(np.asarray(first.counts) != np.asarray(second.counts))
+
+
+# --- Laws of neurons, codings and readouts --------------------------------------------------
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("neurons", NEURONS)
+def test_what_is_read_depends_on_neither_lambda_nor_batch(neurons, coding, compilations):
+    it = _operation("sum of spikes")
+    names = [n.name for n in it.one.spiking]
+
+    @jax.jit
+    def simulated(graph: SpikingGraph, x: jax.Array, *settings: Any) -> dict[str, jax.Array]:
+        def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            classes = {how: classify(graph, state, how) for how in READOUTS}
+            return {name: spikes[name] > 0 for name in names} | classes
+
+        how, fed = settings
+        return run(graph, x, TIMESTEPS, observe, neurons=how, coding=fed)[1]
+
+    x, (first, second) = jnp.asarray(it.x), zip(NEURONS[neurons], CODINGS[coding], strict=True)
+    one = jax.device_get(simulated(it.one, x, *first))
+    compilations.clear()
+    other = jax.device_get(simulated(it.one, x, *second))
+    assert not compilations, "other numbers are the same program"
+    assert (first == second) == all(np.array_equal(one[name], other[name]) for name in one)
+    large, alone = simulated(it.lam, x, *second), simulated(it.one, x[:1], *second)
+    for name, values in other.items():
+        np.testing.assert_array_equal(large[name], values, err_msg=name)
+        np.testing.assert_array_equal(alone[name], values[:, :1], err_msg=name)
+        assert values.std() > 0, name
