@@ -1,8 +1,9 @@
 """Who may import whom: the package is a house of floors, and imports only run down.
 
 A room is a module or a folder of them, as ``graph`` or ``training``; it imports what lies on the
-floors below its own, and itself.  What is not yet so stands in two tables, in which nothing may
-stand that is no longer true: modules in another room's folder, and imports that run up or across.
+floors below its own, and itself.  What is not yet so stands in tables, in which nothing may stand
+that is no longer true: modules in another room's folder, imports that run up or across, and modules
+that tell operations apart.
 """
 
 import ast
@@ -71,6 +72,7 @@ TELL_APART = {
 """Modules that ask which operation a node is, where it should say itself what it can."""
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+FLOOR[""] = len(FLOORS)
 AWAY = {module: room for room, modules in LENT.items() for module in modules.split()}
 
 
@@ -135,7 +137,6 @@ def test_imports_run_down():
     up = {
         (module, other)
         for module in MODULES
-        if module
         for name in _imports(module)
         if (other := _within(name)) is not None and not _runs_down(module, other)
     }
@@ -165,7 +166,7 @@ def test_no_module_asks_what_an_operation_is():
 
 
 def test_every_module_has_a_room_and_every_exception_a_module():
-    assert {_room(name) for name in MODULES if name} <= FLOOR.keys()
+    assert {_room(name) for name in MODULES} <= FLOOR.keys()
     assert AWAY.keys() <= MODULES.keys()
     assert not [m for m, room in AWAY.items() if m.split(".")[0] == room], "is at home by now"
 

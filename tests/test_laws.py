@@ -63,6 +63,7 @@ OPERATIONS: dict[str, tuple[type[g.Node], Callable[[jax.Array, Layers], jax.Arra
     "linear": (g.Dense, lambda x, to: to.dense(flat(x), 6)),
     "linear by place": (g.Dense, lambda x, to: to.dense(x, 6)),
     "batch norm": (g.Scale, lambda x, to: to.norm(x)),
+    "batch norm after a bias": (g.Scale, lambda x, to: to.norm(to.dense(x, 3))),
     "pool": (g.Pool, lambda x, to: pool(x)),
     "overlapping pool": (g.Pool, lambda x, to: pool(x, side=3, stride=1)),
     "global mean": (g.Sum, lambda x, to: x.mean((1, 2))),
@@ -227,26 +228,38 @@ def test_a_norm_is_one_number_a_layer_or_a_channel(name, norm):
         assert np.all(np.isfinite(lam)) and np.all(lam > 0)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_an_image_s_spikes_do_not_depend_on_the_batch(name):
-    it = _operation(name)
-    whole = spike_trains(it.one, jnp.asarray(it.x), TIMESTEPS)
-    alone = [spike_trains(it.one, jnp.asarray(it.x[i : i + 1]), TIMESTEPS) for i in range(3)]
-    for population, spikes in whole.items():
-        np.testing.assert_array_equal(
-            spikes, np.concatenate([train[population] for train in alone], 1)
-        )
+@every_case
+def test_an_image_s_spikes_do_not_depend_on_the_batch(case):
+    it = CASES[case]()
+    x = jnp.asarray(it.x)
+    whole = spike_trains(it.one, x, TIMESTEPS)
+    alone = [spike_trains(it.one, x[i : i + 1], TIMESTEPS) for i in range(len(x))]
+    for name, spikes in whole.items():
+        np.testing.assert_array_equal(np.concatenate([one[name] for one in alone], 1), spikes)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_what_is_saved_is_what_is_loaded(name, tmp_path):
-    graph = _operation(name).one
+@every_case
+def test_what_is_saved_is_what_is_loaded(case, tmp_path):
+    graph = CASES[case]().one
     save(Artifact(graph, {}), tmp_path / "snn")
     loaded = load(tmp_path / "snn").graph
     assert jax.tree.structure(loaded) == jax.tree.structure(graph)
     for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(graph), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("per", ["", "/channel"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_norms_are_the_same_program(name, per, compilations):
+    norms = [norm for norm in NORMS if norm.endswith("/channel") == bool(per)]
+    x = jnp.asarray(images(3))
+    graphs = [_network(name, norm).one for norm in norms]
+    spike_trains(graphs[0], x, TIMESTEPS)
+    compilations.clear()
+    for graph in graphs[1:]:
+        spike_trains(graph, x, TIMESTEPS)
+    assert not compilations
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
