@@ -69,7 +69,10 @@ def main() -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     about = provenance.describe()  # before the record changes the tree
     record = RESULTS / f"{jax.default_backend()}.json"
-    found = json.loads(record.read_text(encoding="utf-8"))["rows"] if record.exists() else {}
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"rows": {}}
+    if known["rows"] and known["hardware"] != about["hardware"]:
+        sys.exit(f"{record} is of {provenance.machine(known)}: move it away, and run this again")
+    found = known["rows"]
     for network in options.networks:
         for batch in options.batches:
             key = f"{network}/{batch}"
@@ -79,6 +82,7 @@ def main() -> int:
             found[key] = _rounds(
                 options.systems, options.rounds, (_Here if here else _Apart)(network, batch)
             )
+            found[key]["commit"] = about["commit"]
             versions = {p: metadata.version(p) for p in ("torch", *list(PEERS)[:3])}
             content = {**about, "peers": versions, "rows": found}
             record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -259,7 +263,9 @@ def _of_machine(record: dict[str, Any]) -> list[str]:
     workloads = [f"{network}/{batch}" for network in NETWORKS for batch in BATCHES]
     missing = [w for w in workloads if w not in record["rows"]]
     mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    commit = provenance.short(record["commit"])
+    commits: dict[str, list[str]] = {}
+    for key, row in record["rows"].items():
+        commits.setdefault(provenance.short(row["commit"]), []).append(key)
     return [
         "",
         f"## {provenance.machine(record)}",
@@ -272,8 +278,9 @@ def _of_machine(record: dict[str, Any]) -> list[str]:
         "",
         *table(("network", "batch", "step", "ANN, JAX", "ANN, PyTorch", "step ÷ ANN"), steps),
         "",
-        f"`{record['command']}`, commit {commit};",
-        ", ".join(f"{p} {v}" for p, v in record["peers"].items()) + ".",
+        f"`{record['command']}`;",
+        ", ".join(f"{p} {v}" for p, v in record["peers"].items()) + ".  Commits:",
+        *(f"{commit} ({', '.join(keys)})" for commit, keys in commits.items()),
         *(["", f"Not measured: {', '.join(missing)} (network/batch)."] if missing else []),
     ]
 
