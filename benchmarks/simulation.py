@@ -278,7 +278,6 @@ def _of_machine(record: dict[str, Any]) -> list[str]:
         "",
         *table(("network", "batch", "step", "ANN, JAX", "ANN, PyTorch", "step ÷ ANN"), steps),
         "",
-        f"`{record['command']}`;",
         ", ".join(f"{p} {v}" for p, v in record["peers"].items()) + ".  Commits:",
         *(f"{commit} ({', '.join(keys)})" for commit, keys in commits.items()),
         *(["", f"Not measured: {', '.join(missing)} (network/batch)."] if missing else []),
