@@ -12,9 +12,9 @@ with ends_at_ctrl_c():  # these take seconds
     import tyro
 
     from tcl_jax.cli import Folder, Whole, check_options
+    from tcl_jax.cluster import use_cores
     from tcl_jax.errors import InputError
     from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
-    from tcl_jax.sharding import use_cores
     from tcl_jax.simulation.adaptive_of_run import adapt_run
     from tcl_jax.simulation.coding import ANALOG, Coding
     from tcl_jax.simulation.energy import FLOAT32, OperationCost

@@ -12,11 +12,10 @@ with ends_at_ctrl_c():  # these take seconds
 
     import tyro
 
-    from tcl_jax import presets
     from tcl_jax.cli import Folder, check_options, command, preset_and_options
-    from tcl_jax.config import Config
-    from tcl_jax.sharding import use_cores
-    from tcl_jax.training import fit
+    from tcl_jax.cluster import use_cores
+    from tcl_jax.training import fit, presets
+    from tcl_jax.training.config import Config
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import neuron
 
+from tcl_jax import graph as g
 from tcl_jax.conversion import SpikingGraph
-from tcl_jax.conversion import graph as g
 
 
 class _SnnTorch(torch.nn.Module):

@@ -76,7 +76,7 @@ def _one(what: str, network: str, precision: str) -> dict[str, Any]:
     import jax
 
     from results.networks import convert_random
-    from tcl_jax.conversion import convolution
+    from tcl_jax.graph import convolution
 
     graph = jax.device_get(convert_random(network, IMAGE)[0])
     convolution.PRECISION = precision

@@ -56,9 +56,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.one:
         system, variant, network, batch = options.one
-        from tcl_jax import sharding
+        from tcl_jax import cluster
 
-        sharding.use_cores(int(batch))
+        cluster.use_cores(int(batch))
         print(json.dumps(_System(system, variant, network, int(batch)).measure()))
         return 0
     import jax
@@ -200,29 +200,29 @@ def _peer(graph: Any, library: str, variant: str, batch: int) -> Callable[..., n
 def _ours(graph: Any, batch: int) -> Callable[..., np.ndarray]:
     import jax
 
-    from tcl_jax import sharding, simulation
+    from tcl_jax import cluster, simulation
 
-    mesh = sharding.data_mesh()
-    lowered = sharding.replicate(simulation.lower(graph), mesh)
+    mesh = cluster.data_mesh()
+    lowered = cluster.replicate(simulation.lower(graph), mesh)
     simulate = jax.jit(
         lambda graph, x, timesteps: simulation.simulate(graph, x, timesteps).counts,
         static_argnames="timesteps",
     )
     return lambda images, timesteps: np.asarray(
-        simulate(lowered, sharding.shard_batch(images, mesh), timesteps=timesteps)
+        simulate(lowered, cluster.shard_batch(images, mesh), timesteps=timesteps)
     )
 
 
 def _ann(graph: Any, batch: int) -> Callable[..., np.ndarray]:
     import jax
 
-    from tcl_jax import conversion, sharding, simulation
+    from tcl_jax import cluster, conversion, simulation
 
-    mesh = sharding.data_mesh()
-    lowered = sharding.replicate(simulation.lower(graph), mesh)
+    mesh = cluster.data_mesh()
+    lowered = cluster.replicate(simulation.lower(graph), mesh)
     forward = jax.jit(conversion.evaluate)
-    forward(lowered, sharding.shard_batch(np.zeros((batch, *graph.input.shape), np.float32), mesh))
-    return lambda images, _: np.asarray(forward(lowered, sharding.shard_batch(images, mesh)))
+    forward(lowered, cluster.shard_batch(np.zeros((batch, *graph.input.shape), np.float32), mesh))
+    return lambda images, _: np.asarray(forward(lowered, cluster.shard_batch(images, mesh)))
 
 
 def _write() -> None:

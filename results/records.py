@@ -14,12 +14,12 @@ sys.path.insert(0, str(ROOT))
 import convert  # noqa: E402
 import simulate  # noqa: E402
 import train  # noqa: E402
-from tcl_jax import config as configs  # noqa: E402
-from tcl_jax import presets, provenance  # noqa: E402
+from tcl_jax import provenance  # noqa: E402
 from tcl_jax.cli import check_options  # noqa: E402
-from tcl_jax.conversion import artifact as artifacts  # noqa: E402
 from tcl_jax.conversion import method  # noqa: E402
-from tcl_jax.training import CONFIG  # noqa: E402
+from tcl_jax.graph import artifact as artifacts  # noqa: E402
+from tcl_jax.training import CONFIG, presets  # noqa: E402
+from tcl_jax.training import config as configs  # noqa: E402
 from tcl_jax.training.log import METRICS, read  # noqa: E402
 
 CONVERSION = "conversion.json"

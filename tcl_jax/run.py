@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax import config as configs
 from tcl_jax import data
-from tcl_jax.config import Config
-from tcl_jax.conversion.convolution import PRECISION
 from tcl_jax.errors import InputError
+from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset
+from tcl_jax.training import config as configs
 from tcl_jax.training.checkpoint import VARIABLES
+from tcl_jax.training.config import Config
 from tcl_jax.training.step import inference
 
 Which = Literal["last", "best"] | int

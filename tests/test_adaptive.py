@@ -10,7 +10,7 @@ from cli import converted as converted
 from cli import succeed
 from cli import trained as trained
 
-from tcl_jax import InputError, clip, convert, sharding
+from tcl_jax import InputError, clip, cluster, convert
 from tcl_jax.simulation import Neurons, simulate
 from tcl_jax.simulation.adaptive import Record, calibrate, decide, read, record
 
@@ -72,14 +72,14 @@ def test_decisions_are_those_of_the_whole_simulation(network, name, slots, chunk
 
 def test_slots_over_devices(network):
     graph, x, labels = network
-    mesh = sharding.data_mesh()
+    mesh = cluster.data_mesh()
     found = decide(
-        sharding.replicate(graph, mesh),
+        cluster.replicate(graph, mesh),
         _batches(x, labels, 8),
         1.0,
         T,
         slots=8,
-        place=lambda tree: sharding.shard_batch(jax.tree.map(np.asarray, tree), mesh),
+        place=lambda tree: cluster.shard_batch(jax.tree.map(np.asarray, tree), mesh),
     )
     expected = record(graph, _batches(x, labels, 8), T).stopped(1.0)
     np.testing.assert_array_equal(found.steps, expected.steps)

@@ -16,8 +16,8 @@ import pytest
 from cli import environment
 from flax import linen as nn
 
-from tcl_jax import InputError, clip, convert, simulation
-from tcl_jax.conversion import Artifact, graph, load, save
+from tcl_jax import InputError, clip, convert, graph, simulation
+from tcl_jax.conversion import Artifact, load, save
 from tcl_jax.promotion import implicit
 
 ABOUT = {"norm": "tcl", "lambda": {"neuron": 0.1, "per channel": [0.5, 1 / 3]}, "tcl": True}

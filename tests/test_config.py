@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_jax import config, models, presets
-from tcl_jax.config import Config, DataConfig, ModelConfig, OptimConfig
+from tcl_jax import models
 from tcl_jax.errors import InputError
+from tcl_jax.training import config, presets
+from tcl_jax.training.config import Config, DataConfig, ModelConfig, OptimConfig
 
 positive = st.floats(1e-30, 1e30)
 configs = st.builds(

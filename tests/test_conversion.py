@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from tcl_jax import InputError, clip, convert, models, simulation
+from tcl_jax import graph as g
 from tcl_jax.conversion import (
     SpikingGraph,
     calibrate,
@@ -18,7 +19,6 @@ from tcl_jax.conversion import (
     trace,
     with_norms,
 )
-from tcl_jax.conversion import graph as g
 from tcl_jax.promotion import implicit
 
 TOLERANCE = 1e-4

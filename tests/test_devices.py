@@ -15,8 +15,8 @@ from cli import converted as converted
 from cli import trained as trained
 from jax.sharding import AxisType
 
-from tcl_jax import config, data, models, presets, sharding
-from tcl_jax.training import build_model, optimizer
+from tcl_jax import cluster, data, models
+from tcl_jax.training import build_model, config, optimizer, presets
 from tcl_jax.training.loop import evaluate
 from tcl_jax.training.step import init_state, make_eval_step, make_train_step, no_sums
 
@@ -30,7 +30,7 @@ def test_four_devices_train_as_one_does():
     Batch norm is over the whole batch: statistics of each device's part would show here.
     """
     preset, dataset = presets.get("digits-cnet"), data.load("digits")
-    four = sharding.data_mesh()
+    four = cluster.data_mesh()
     one = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
     model = build_model(preset, dataset.info)
     tx = optimizer.make(preset.optim, total_steps=100)
@@ -38,10 +38,10 @@ def test_four_devices_train_as_one_does():
     batches = data.train_batches(dataset, batch_size=preset.batch_size, seed=preset.seed)
     before = jax.device_get(init_state(model, tx, dataset.info, preset.seed))
     for batch in itertools.islice(batches, 5):
-        parts = sharding.shard_batch(batch, four)
+        parts = cluster.shard_batch(batch, four)
         assert [len(shard.data) for shard in parts["image"].addressable_shards] == [16] * 4
-        of_one, _ = step(sharding.replicate(before, one), sharding.shard_batch(batch, one))
-        of_four, _ = step(sharding.replicate(before, four), parts)
+        of_one, _ = step(cluster.replicate(before, one), cluster.shard_batch(batch, one))
+        of_four, _ = step(cluster.replicate(before, four), parts)
         after, found = jax.device_get((of_one, of_four))
         for was, expected, value in zip(*map(jax.tree.leaves, (before, after, found)), strict=True):
             change = np.max(np.abs(np.asarray(expected, np.float64) - was), initial=0)
@@ -77,8 +77,8 @@ def test_four_devices_simulate_as_one_does(trained, converted, tmp_path):
 )
 def test_every_core_is_a_device(setting, batch_size, devices):
     program = (
-        "import os, jax; os.sched_getaffinity = lambda _: range(5); from tcl_jax import sharding; "
-        f"sharding.use_cores({batch_size}); print(jax.device_count())"
+        "import os, jax; os.sched_getaffinity = lambda _: range(5); from tcl_jax import cluster; "
+        f"cluster.use_cores({batch_size}); print(jax.device_count())"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     done = subprocess.run(
@@ -99,10 +99,10 @@ def test_devices_evaluate_each_on_its_own():
     images = rng.integers(0, 256, (150, 8, 8, 1), np.uint8)
     labels = rng.integers(0, 10, 150).astype(np.int32)
     model = models.create("cnet", image_shape=(8, 8, 1), num_classes=10)
-    mesh = sharding.data_mesh()
+    mesh = cluster.data_mesh()
     assert mesh.size == 4
     tx = optimizer.make(config.OptimConfig(), total_steps=10)
-    state = sharding.replicate(init_state(model, tx, info, 0), mesh)
+    state = cluster.replicate(init_state(model, tx, info, 0), mesh)
     step = make_eval_step(model, info)
     source = data.ArraySource(images, labels)
     calls = []
@@ -111,7 +111,7 @@ def test_devices_evaluate_each_on_its_own():
 
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     (batch, *_) = data.eval_batches(source, batch_size=32)
-    traced = step.lower(variables, no_sums(mesh), sharding.shard_batch(batch, mesh))
+    traced = step.lower(variables, no_sums(mesh), cluster.shard_batch(batch, mesh))
     program = traced.compile().as_text()
     assert "num_partitions=4" in program
     assert not re.findall("all-|reduce-scatter|collective|send|recv", program)

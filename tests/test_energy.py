@@ -13,8 +13,8 @@ from cli import succeed
 from cli import trained as trained
 
 from tcl_jax import InputError, clip, convert, simulation
-from tcl_jax.conversion import cost
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
+from tcl_jax.graph import cost
 from tcl_jax.simulation import energy
 from tcl_jax.simulation.energy import FLOAT32, OperationCost, Operations, analog_operations
 

@@ -9,8 +9,9 @@ that tell operations apart.
 import ast
 from pathlib import Path
 
+from tcl_jax.graph import KINDS
+
 import tcl_jax
-from tcl_jax.conversion.graph import KINDS
 
 PACKAGE = Path(tcl_jax.__file__).parent
 REPOSITORY = PACKAGE.parent
@@ -30,14 +31,6 @@ FLOORS = (
 
 LENT = {
     "runs": "conversion.of_run report.of_run run simulation.adaptive_of_run simulation.of_run",
-    "calibration": "conversion.activations conversion.calibrate conversion.model_based "
-    "conversion.norms conversion.spike_norm",
-    "tracing": "conversion.advice conversion.layout conversion.randomness conversion.rules "
-    "conversion.trace conversion.tracer",
-    "graph": "conversion.artifact conversion.convolution conversion.cost conversion.fold "
-    "conversion.graph conversion.nodes conversion.normalise simulation.integer",
-    "training": "config presets",
-    "cluster": "sharding",
     "progress": "report.console report.progress terminal",
     "record": "files",
     "cli": "__main__",
@@ -59,15 +52,15 @@ LIBRARIES = {
 """Large or slow libraries, and the only rooms that may use them."""
 
 TELL_APART = {
-    "conversion.cost",
-    "conversion.fold",
-    "conversion.graph",
-    "conversion.layout",
-    "conversion.model_based",
-    "conversion.normalise",
+    "calibration.model_based",
+    "graph.cost",
+    "graph.fold",
+    "graph.graph",
+    "graph.normalise",
+    "graph.quantise",
     "simulation.energy",
-    "simulation.integer",
     "simulation.lowering",
+    "tracing.layout",
 }
 """Modules that ask which operation a node is, where it should say itself what it can."""
 
@@ -158,7 +151,7 @@ def test_no_module_asks_what_an_operation_is():
     asked = {
         module
         for module in MODULES
-        if any("conversion.graph" in name for name in _imports(module) | {module})
+        if any("tcl_jax.graph" in name for name in _imports(module) | {module})
         for node in ast.walk(_tree(module))
         if operations & _kinds_told_apart(node)
     }

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from tcl_jax import InputError, clip, convert
-from tcl_jax.conversion import cost, evaluate, fold, model_based, nodes, normalise
-from tcl_jax.conversion import graph as g
-from tcl_jax.simulation import energy, integer
+from tcl_jax import graph as g
+from tcl_jax.calibration import model_based
+from tcl_jax.conversion import evaluate, fold, normalise
+from tcl_jax.graph import cost, nodes
+from tcl_jax.graph import quantise as integer
+from tcl_jax.simulation import energy
 
 ONE = jnp.ones(())
 W = jnp.asarray([[0.5, -0.25], [0.25, 0.75]])

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from jax import export
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tcl_jax import InputError, clip, convert, models, sharding, simulation
+from tcl_jax import InputError, clip, cluster, convert, models, simulation
+from tcl_jax import graph as g
 from tcl_jax.conversion import Artifact, load, save
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.convolution import convolve, weigh
+from tcl_jax.graph.convolution import convolve, weigh
 from tcl_jax.promotion import implicit
 
 LATENCY = 30
@@ -252,10 +252,10 @@ def test_devices_and_batches_do_not_matter(weights, images):
     graph = simulation.quantise(convert(_network, weights, images), images)
     simulate = jax.jit(simulation.simulate, static_argnums=2)
     whole = simulate(graph, images, LATENCY)
-    mesh = sharding.data_mesh()
+    mesh = cluster.data_mesh()
     assert mesh.size == 4
     spread = simulate(
-        sharding.replicate(graph, mesh), sharding.shard_batch(np.asarray(images), mesh), LATENCY
+        cluster.replicate(graph, mesh), cluster.shard_batch(np.asarray(images), mesh), LATENCY
     )
     lowered = simulate(simulation.lower(graph, "cpu"), images, LATENCY)
     single = [simulate(graph, x[None], LATENCY) for x in images]

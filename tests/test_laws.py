@@ -26,6 +26,7 @@ from networks import (
     tcl,
 )
 
+from tcl_jax import graph as g
 from tcl_jax.conversion import (
     Artifact,
     SpikingGraph,
@@ -39,7 +40,6 @@ from tcl_jax.conversion import (
     trace,
     with_norms,
 )
-from tcl_jax.conversion import graph as g
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation import Coding, Neurons, State, classify, run, simulate, spike_trains
 

@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tcl_jax import clip, models, simulation
+from tcl_jax import graph as g
 from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.convolution import convolve
+from tcl_jax.graph.convolution import convolve
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation.lowering import _matrix
 

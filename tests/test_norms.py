@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcl_jax import InputError, clip
+from tcl_jax.calibration.model_based import model_based
+from tcl_jax.calibration.norms import Method
 from tcl_jax.conversion import calibrate, evaluate, method, trace, with_norms
-from tcl_jax.conversion.model_based import model_based
-from tcl_jax.conversion.norms import Method
 from tcl_jax.promotion import implicit
 
 WIDTH, IMAGES = 40, 50

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from tcl_jax.config import OptimConfig
 from tcl_jax.training import optimizer
+from tcl_jax.training.config import OptimConfig
 
 # Powers of two, so that the hand's arithmetic and float32's agree to the bit.
 LR, ALPHA, DECAY = 0.5, 0.25, 0.125

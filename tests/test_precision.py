@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from cli import succeed, train
 
-from tcl_jax import clip, convert, data, models, sharding, simulation
+from tcl_jax import clip, cluster, convert, data, models, simulation
+from tcl_jax.calibration.spike_norm import _largest_current
 from tcl_jax.conversion import evaluate, load, trace
-from tcl_jax.conversion.spike_norm import _largest_current
-from tcl_jax.conversion.trace import traced
 from tcl_jax.run import open_run
 from tcl_jax.simulation import adaptive
 from tcl_jax.simulation.neurons import IF
+from tcl_jax.tracing.trace import traced
 from tcl_jax.training.step import make_eval_step, no_sums
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -100,7 +100,7 @@ def test_an_evaluation_multiplies_as_it_is_told(precision):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     batch = {"image": jnp.zeros((8, 8, 8, 1), jnp.uint8), "label": jnp.zeros(8, jnp.int32)}
     batch["mask"] = jnp.ones(8, bool)
-    traced = step.trace(variables, no_sums(sharding.data_mesh()), batch)
+    traced = step.trace(variables, no_sums(cluster.data_mesh()), batch)
     lowered = traced.lower(lowering_platforms=("tpu",))
     products = re.findall(r".*stablehlo\.(?:dot_general|convolution).*", lowered.as_text())
     assert len(products) == 6

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tcl_jax import InputError, clip, conversion, convert, simulation
+from tcl_jax import graph as g
 from tcl_jax.conversion import calibrate, evaluate, fold, method, normalise, trace
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.trace import traced
 from tcl_jax.promotion import implicit
+from tcl_jax.tracing.trace import traced
 
 
 def small(w, x):

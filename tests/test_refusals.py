@@ -15,8 +15,9 @@ from jax._src.numpy import lax_numpy  # where padding is done
 from jax.extend.core import primitives
 
 from tcl_jax import TCL, InputError, clip
-from tcl_jax.conversion import UnsupportedOperation, advice, evaluate, trace
+from tcl_jax.conversion import UnsupportedOperation, evaluate, trace
 from tcl_jax.promotion import implicit
+from tcl_jax.tracing import advice
 
 
 def _image(x):

@@ -17,9 +17,9 @@ import pytest
 from cli import ROOT, Begun, finish, paste, run, succeed, succeeded, told_next, wait_until
 from cli import trained as trained
 
-from tcl_jax import config as configs
 from tcl_jax.run import open_run
 from tcl_jax.training import Checkpoints, loop
+from tcl_jax.training import config as configs
 from tcl_jax.training.heartbeat import state
 from tcl_jax.training.log import read
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import reference_snn as ref
 
-from tcl_jax import TCL, clip, simulation
-from tcl_jax.conversion import evaluate, fold, graph, normalise, trace, with_norms
+from tcl_jax import TCL, clip, graph, simulation
+from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
 from tcl_jax.promotion import implicit
 
 TIMESTEPS = 24

@@ -8,23 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.artifact import Artifact as Artifact
-from tcl_jax.conversion.artifact import load as load
-from tcl_jax.conversion.artifact import save as save
-from tcl_jax.conversion.calibrate import calibrate as calibrate
-from tcl_jax.conversion.fold import fold as fold
-from tcl_jax.conversion.graph import SpikingGraph as SpikingGraph
-from tcl_jax.conversion.graph import evaluate as evaluate
-from tcl_jax.conversion.normalise import normalise as normalise
-from tcl_jax.conversion.norms import Method
-from tcl_jax.conversion.norms import method as method
-from tcl_jax.conversion.norms import with_norms as with_norms
+from tcl_jax import graph as g
+from tcl_jax.calibration.calibrate import calibrate as calibrate
+from tcl_jax.calibration.norms import Method
+from tcl_jax.calibration.norms import method as method
+from tcl_jax.calibration.norms import with_norms as with_norms
 from tcl_jax.conversion.proof import Stages, prove
-from tcl_jax.conversion.trace import UnsupportedOperation as UnsupportedOperation
-from tcl_jax.conversion.trace import trace as trace
-from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
+from tcl_jax.graph.artifact import Artifact as Artifact
+from tcl_jax.graph.artifact import load as load
+from tcl_jax.graph.artifact import save as save
+from tcl_jax.graph.fold import fold as fold
+from tcl_jax.graph.graph import SpikingGraph as SpikingGraph
+from tcl_jax.graph.graph import evaluate as evaluate
+from tcl_jax.graph.normalise import normalise as normalise
+from tcl_jax.tracing.trace import UnsupportedOperation as UnsupportedOperation
+from tcl_jax.tracing.trace import trace as trace
+from tcl_jax.tracing.trace import traced
 
 
 def convert(

@@ -12,19 +12,19 @@ import numpy as np
 from jaxtyping import Array
 
 from tcl_jax import data, provenance
-from tcl_jax.conversion import artifact as artifacts
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.artifact import Artifact
-from tcl_jax.conversion.calibrate import calibrate
-from tcl_jax.conversion.convolution import PRECISION
-from tcl_jax.conversion.fold import fold
-from tcl_jax.conversion.normalise import normalise
-from tcl_jax.conversion.norms import method, with_norms
+from tcl_jax import graph as g
+from tcl_jax.calibration.calibrate import calibrate
+from tcl_jax.calibration.norms import method, with_norms
 from tcl_jax.conversion.proof import Stages, prove
-from tcl_jax.conversion.trace import traced
 from tcl_jax.errors import InputError
 from tcl_jax.files import free
+from tcl_jax.graph import artifact as artifacts
+from tcl_jax.graph.artifact import Artifact
+from tcl_jax.graph.convolution import PRECISION
+from tcl_jax.graph.fold import fold
+from tcl_jax.graph.normalise import normalise
 from tcl_jax.run import LAYER_REPORT, RESULTS, Run, results_folder
+from tcl_jax.tracing.trace import traced
 from tcl_jax.training.step import inference
 
 

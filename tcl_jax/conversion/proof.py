@@ -10,9 +10,9 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Bool, Float, Real
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.convolution import PRECISION
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.graph.convolution import PRECISION
 
 
 class Stages(NamedTuple):

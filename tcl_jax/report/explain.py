@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Array
 from rich.table import Table
 
-from tcl_jax.conversion import cost
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.fold import fold
-from tcl_jax.conversion.trace import trace
+from tcl_jax import graph as g
+from tcl_jax.graph import cost
+from tcl_jax.graph.fold import fold
 from tcl_jax.report.console import Console
 from tcl_jax.report.names import shortened
+from tcl_jax.tracing.trace import trace
 
 
 def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any) -> None:

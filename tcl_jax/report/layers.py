@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Real
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.neurons import Neurons
 from tcl_jax.simulation.simulator import check_times, drive, init_state, step

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax import data, provenance
-from tcl_jax.conversion import artifact as artifacts
-from tcl_jax.conversion.fold import fold
-from tcl_jax.conversion.graph import Neuron, SpikingGraph
-from tcl_jax.conversion.trace import trace
 from tcl_jax.errors import InputError
 from tcl_jax.files import whole
+from tcl_jax.graph import Neuron, SpikingGraph
+from tcl_jax.graph import artifact as artifacts
+from tcl_jax.graph.fold import fold
 from tcl_jax.report import layer_plots
 from tcl_jax.report.layers import Layer, as_json, layer_report
 from tcl_jax.run import Run
+from tcl_jax.tracing.trace import trace
 
 
 def report_run(

@@ -1,5 +1,6 @@
 """Simulation of spiking graphs: `state, x -> state, spikes`, and accuracy against latency."""
 
+from tcl_jax.graph.quantise import quantise as quantise
 from tcl_jax.simulation.adaptive import calibrate as calibrate
 from tcl_jax.simulation.adaptive import decide as decide
 from tcl_jax.simulation.adaptive import record as record
@@ -9,7 +10,6 @@ from tcl_jax.simulation.energy import Activity as Activity
 from tcl_jax.simulation.energy import OperationCost as OperationCost
 from tcl_jax.simulation.energy import fan_outs as fan_outs
 from tcl_jax.simulation.energy import measure as measure
-from tcl_jax.simulation.integer import quantise as quantise
 from tcl_jax.simulation.latency import correct_by_latency as correct_by_latency
 from tcl_jax.simulation.latency import latency_curve as latency_curve
 from tcl_jax.simulation.lowering import lower as lower

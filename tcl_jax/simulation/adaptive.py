@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG
 from tcl_jax.simulation.neurons import IF, Neurons

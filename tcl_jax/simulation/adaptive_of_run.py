@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from tcl_jax import data, provenance, sharding
-from tcl_jax.conversion import artifact as artifacts
-from tcl_jax.conversion.graph import precision
+from tcl_jax import cluster, data, provenance
 from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
+from tcl_jax.graph import artifact as artifacts
+from tcl_jax.graph import precision
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_adaptive
 from tcl_jax.run import Run, results_folder
@@ -96,14 +96,14 @@ def adapt_run(
     check_calibration(max_loss / 100, held)
     output = output or results_folder(run.folder, snn)
     output.mkdir(parents=True, exist_ok=True)
-    mesh = sharding.data_mesh()
-    sharding.check_batch_size(batch_size, mesh)
-    graph = sharding.replicate(lower(artifact.graph), mesh)
+    mesh = cluster.data_mesh()
+    cluster.check_batch_size(batch_size, mesh)
+    graph = cluster.replicate(lower(artifact.graph), mesh)
     how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
 
     def on_devices(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
         for batch in batches:
-            sharded = sharding.shard_batch(dict(batch), mesh)
+            sharded = cluster.shard_batch(dict(batch), mesh)
             yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
 
     def tested() -> Iterator[dict[str, Any]]:
@@ -114,7 +114,7 @@ def adapt_run(
 
     def adaptive(batches: Iterator[dict[str, Any]], bound: float, **more: Any) -> Any:
         def place(tree: Any) -> Any:
-            return sharding.shard_batch(jax.tree.map(np.asarray, tree), mesh)
+            return cluster.shard_batch(jax.tree.map(np.asarray, tree), mesh)
 
         return decide(
             graph, batches, bound, timesteps, slots=batch_size, place=place, **how, **more

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.latency import sum_over
@@ -149,7 +149,7 @@ def analog_operations(graph: g.SpikingGraph, *, first: bool = False) -> Operatio
     """Operations of one image through the analog network: MACs at weights, additions elsewhere.
 
     Connections are counted as those of spikes are, without what falls on padding, which
-    `tcl_jax.conversion.cost.macs` has in; and values are summed before they are handed on.
+    `tcl_jax.graph.cost.macs` has in; and values are summed before they are handed on.
 
     Args:
         graph: as converted.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
+from tcl_jax.graph import SpikingGraph
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout, classes_in, correct

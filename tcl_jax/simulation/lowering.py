@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.convolution import is_depthwise
+from tcl_jax import graph as g
+from tcl_jax.graph.convolution import is_depthwise
 
 
 def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from tcl_jax import data, provenance, sharding
-from tcl_jax.conversion import artifact as artifacts
-from tcl_jax.conversion.convolution import PRECISION
-from tcl_jax.conversion.graph import precision
+from tcl_jax import cluster, data, provenance
 from tcl_jax.errors import InputError
 from tcl_jax.files import whole, write_json
+from tcl_jax.graph import artifact as artifacts
+from tcl_jax.graph import precision
+from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.report import progress
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
@@ -102,15 +102,15 @@ def simulate_run(
     converted = artifacts.fingerprint(run.folder / snn)
     output = output or results_folder(run.folder, snn)
     output.mkdir(parents=True, exist_ok=True)
-    mesh = sharding.data_mesh()
-    sharding.check_batch_size(batch_size, mesh)
+    mesh = cluster.data_mesh()
+    cluster.check_batch_size(batch_size, mesh)
     count = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
 
     # By the type that the analog network computes in; the first is what was converted.
     steps = {"float32": make_eval_step(run.float32, run.dataset.info, PRECISION)}
     if run.trained_in not in steps:
         steps[run.trained_in] = make_eval_step(run.model, run.dataset.info)
-    variables = sharding.replicate(run.variables, mesh)
+    variables = cluster.replicate(run.variables, mesh)
     sums = {dtype: no_sums(mesh) for dtype in steps}
 
     def batches() -> Iterator[dict[str, Any]]:
@@ -118,13 +118,13 @@ def simulate_run(
             data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
         ) as raw:
             for batch in raw:
-                sharded = sharding.shard_batch(dict(batch), mesh)
+                sharded = cluster.shard_batch(dict(batch), mesh)
                 for dtype, step in steps.items():
                     sums[dtype] = jax.block_until_ready(step(variables, sums[dtype], sharded))
                 yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
 
     with progress.bar("simulating", total=count, unit="images") as done:
-        graph = sharding.replicate(lower(artifact.graph), mesh)
+        graph = cluster.replicate(lower(artifact.graph), mesh)
         how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
         how |= {"delay": delay, "done": done}
         activity = None

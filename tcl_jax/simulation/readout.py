@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Real
 
-from tcl_jax.conversion.graph import SpikingGraph
 from tcl_jax.errors import InputError
+from tcl_jax.graph import SpikingGraph
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation.simulator import State
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Real
 
-from tcl_jax.conversion.graph import (
+from tcl_jax.errors import InputError
+from tcl_jax.graph.graph import (
     Input,
     Neuron,
     Output,
@@ -18,7 +19,6 @@ from tcl_jax.conversion.graph import (
     images,
     shapes,
 )
-from tcl_jax.errors import InputError
 from tcl_jax.simulation.coding import ANALOG, Coding, encode
 from tcl_jax.simulation.compiled import compiled_once
 from tcl_jax.simulation.neurons import IF, Neurons, fire, fraction

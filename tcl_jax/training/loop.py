@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tcl_jax import config as configs
-from tcl_jax import data, provenance, sharding
-from tcl_jax.config import Config
+from tcl_jax import cluster, data, provenance
 from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
 from tcl_jax.report import progress
+from tcl_jax.training import config as configs
 from tcl_jax.training import optimizer
 from tcl_jax.training.checkpoint import Checkpoints
+from tcl_jax.training.config import Config
 from tcl_jax.training.heartbeat import HEARTBEAT, Heartbeat
 from tcl_jax.training.log import METRICS, MetricsLog, read
 from tcl_jax.training.setup import build_model, load_dataset
@@ -94,8 +94,8 @@ def fit(
             fell to 0, or a checkpoint cannot be written.
     """
     workdir = Path(workdir)
-    mesh = sharding.data_mesh()
-    sharding.check_batch_size(config.batch_size, mesh)
+    mesh = cluster.data_mesh()
+    cluster.check_batch_size(config.batch_size, mesh)
     _check_folder(config, workdir, resume)
     dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
     info = dataset.info
@@ -107,7 +107,7 @@ def fit(
     train_step, eval_step = make_train_step(model, tx, info), make_eval_step(model, info)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    state = sharding.replicate(init_state(model, tx, info, config.seed), mesh)
+    state = cluster.replicate(init_state(model, tx, info, config.seed), mesh)
     with (
         _interruptible() as interrupted,
         Heartbeat(workdir, total_steps) as heartbeat,
@@ -163,7 +163,7 @@ def fit(
                     if step % steps_per_epoch == 0:
                         none = jax.tree.map(jnp.zeros_like, state.sums)
                         state = dataclasses.replace(state, sums=none)
-                    state, metrics = train_step(state, sharding.shard_batch(next(batches), mesh))
+                    state, metrics = train_step(state, cluster.shard_batch(next(batches), mesh))
                     step += 1
                     _check_and_log(log, before, step - 1)
                     before = metrics
@@ -234,7 +234,7 @@ def evaluate(
     sums = no_sums(mesh)
     with closing(data.eval_batches(source, batch_size=batch_size)) as batches:
         for batch in batches:
-            sums = eval_step(variables, sums, sharding.shard_batch(batch, mesh))
+            sums = eval_step(variables, sums, cluster.shard_batch(batch, mesh))
             done()
     return rates(sums)
 

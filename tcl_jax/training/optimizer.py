@@ -6,8 +6,8 @@ import jax
 import optax
 
 from tcl_jax.clipping import LAMBDA
-from tcl_jax.config import OptimConfig
 from tcl_jax.promotion import implicit
+from tcl_jax.training.config import OptimConfig
 
 
 def named(params: Any, name: str) -> Any:
@@ -37,7 +37,7 @@ def make(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
     With it, the L2 term enters the momentum like the gradient it belongs to.
 
     >>> import jax.numpy as jnp
-    >>> from tcl_jax.config import OptimConfig
+    >>> from tcl_jax.training.config import OptimConfig
     >>> from tcl_jax.training import optimizer
     >>> params = {"tcl": {"lam": jnp.float32(4.0)}}
     >>> tx = optimizer.make(OptimConfig(lr=0.5, momentum=0.0, alpha=0.25), total_steps=10)

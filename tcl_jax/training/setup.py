@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tcl_jax import data, models
-from tcl_jax.config import Config
+from tcl_jax.training.config import Config
 
 
 def load_dataset(

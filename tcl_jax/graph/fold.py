@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 
 
 def fold(graph: g.SpikingGraph) -> g.SpikingGraph:

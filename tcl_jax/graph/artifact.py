@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, UInt8
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError, first_line
 from tcl_jax.files import remove, whole
 from tcl_jax.pixels import standardize

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 
 Norm = float | np.floating | Float[Array | np.ndarray, "..."]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.norms import Norms, bounded, by_channel, of_neurons, with_norms
+from tcl_jax import graph as g
+from tcl_jax.calibration.norms import Norms, bounded, by_channel, of_neurons, with_norms
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.simulator import State, check_times, drive, init_state, step
 

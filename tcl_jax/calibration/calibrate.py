@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Array, Real
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.activations import largest_activations, max_norm, percentile_norm
-from tcl_jax.conversion.model_based import model_based
-from tcl_jax.conversion.norms import Method, Norms, bounded
-from tcl_jax.conversion.spike_norm import spike_norm
+from tcl_jax import graph as g
+from tcl_jax.calibration.activations import largest_activations, max_norm, percentile_norm
+from tcl_jax.calibration.model_based import model_based
+from tcl_jax.calibration.norms import Method, Norms, bounded
+from tcl_jax.calibration.spike_norm import spike_norm
 from tcl_jax.errors import InputError
 
 

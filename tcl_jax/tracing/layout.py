@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tcl_jax.conversion import advice
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.tracer import Signal, Tracer
+from tcl_jax import graph as g
+from tcl_jax.tracing import advice
+from tcl_jax.tracing.tracer import Signal, Tracer
 
 
 def inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:

@@ -5,14 +5,15 @@ from dataclasses import fields
 
 import jax
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 
 
 def parameters(node: g.Node) -> int:
     """Numbers that a node holds; thresholds are its neurons', not weights.
 
     >>> import jax.numpy as jnp
-    >>> from tcl_jax.conversion import cost, trace
+    >>> from tcl_jax.conversion import trace
+    >>> from tcl_jax.graph import cost
     >>> dense = trace(lambda x: x @ jnp.ones((3, 4)), jnp.zeros((1, 3))).nodes[1]
     >>> cost.parameters(dense)
     12
@@ -33,7 +34,8 @@ def macs(node: g.Node, shape: tuple[int, ...]) -> int:
         shape: of its value, without the batch.
 
     >>> import jax.numpy as jnp
-    >>> from tcl_jax.conversion import cost, trace
+    >>> from tcl_jax.conversion import trace
+    >>> from tcl_jax.graph import cost
     >>> dense = trace(lambda x: x @ jnp.ones((3, 4)), jnp.zeros((1, 5, 3))).nodes[1]
     >>> cost.macs(dense, (5, 4))
     60

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.nodes import free
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.graph.nodes import free
 
 _ONE = np.ones(())
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Real
 
-from tcl_jax.conversion import graph as g
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 
 # Of an int8, but for -128, which has no opposite.

@@ -16,8 +16,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Real
 
-from tcl_jax.conversion.convolution import PRECISION, convolve, weigh
-from tcl_jax.conversion.nodes import (
+from tcl_jax.errors import InputError
+from tcl_jax.graph.convolution import PRECISION, convolve, weigh
+from tcl_jax.graph.nodes import (
     KINDS,
     Add,
     Concat,
@@ -37,7 +38,6 @@ from tcl_jax.conversion.nodes import (
     Transpose,
     unknown,
 )
-from tcl_jax.errors import InputError
 from tcl_jax.promotion import against, alike, wider
 
 Observer = Callable[[str, Array], None]
@@ -56,7 +56,7 @@ class SpikingGraph:
             does not broadcast against the neurons' value.
 
     >>> import jax.numpy as jnp
-    >>> from tcl_jax.conversion.graph import Input, Output, SpikingGraph
+    >>> from tcl_jax.graph.graph import Input, Output, SpikingGraph
     >>> one = jnp.ones(())
     >>> SpikingGraph((Input("x", (), (3,)), Output("y", ("z",), one, one)))
     Traceback (most recent call last):
@@ -239,7 +239,7 @@ def precision(graph: SpikingGraph) -> dict[str, str]:
 
     >>> import jax.numpy as jnp
     >>> from tcl_jax.conversion import trace
-    >>> from tcl_jax.conversion.graph import precision
+    >>> from tcl_jax.graph import precision
     >>> precision(trace(lambda x: x @ jnp.eye(2), jnp.zeros((1, 2))))
     {'dtype': 'float32', 'matmul_precision': 'highest'}
     """

@@ -10,11 +10,11 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from tcl_jax import graph as g
 from tcl_jax.clipping import CLIP_CALL
-from tcl_jax.conversion import advice
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.nodes import free
-from tcl_jax.conversion.randomness import ELEMENTWISE, Drawn
+from tcl_jax.graph.nodes import free
+from tcl_jax.tracing import advice
+from tcl_jax.tracing.randomness import ELEMENTWISE, Drawn
 
 # Of the significand, without the leading one: bfloat16 has the fewest that networks compute in.
 FEWEST_BITS = 7

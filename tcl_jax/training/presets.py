@@ -13,8 +13,8 @@ train: their learning rates and α are ours too, those of the networks most like
 import difflib
 from dataclasses import replace
 
-from tcl_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from tcl_jax.errors import InputError
+from tcl_jax.training.config import Config, DataConfig, ModelConfig, OptimConfig
 
 _CIFAR = {
     "cnet": OptimConfig(lr=0.01, alpha=5e-4),
@@ -93,7 +93,7 @@ def get(name: str) -> Config:
     Raises:
         InputError: there is none.
 
-    >>> from tcl_jax import presets
+    >>> from tcl_jax.training import presets
     >>> presets.get("cifar10-resnet20").optim.alpha
     0.0001
     """

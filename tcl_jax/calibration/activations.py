@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.norms import Norms, by_channel, of_neurons
+from tcl_jax import graph as g
+from tcl_jax.calibration.norms import Norms, by_channel, of_neurons
 from tcl_jax.errors import InputError
 
 Largest = dict[str, Float[np.ndarray, " _"]]

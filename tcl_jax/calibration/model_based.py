@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.norms import Norms, by_channel, of_neurons
+from tcl_jax import graph as g
+from tcl_jax.calibration.norms import Norms, by_channel, of_neurons
 from tcl_jax.errors import InputError
 
 _Bounds = tuple[Float[Array, "1 ..."], Float[Array, "1 ..."]]

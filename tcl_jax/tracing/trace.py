@@ -1,7 +1,7 @@
 """From any JAX function to a spiking graph: an interpreter of its jaxpr.
 
 Values that do not depend on the input are constants and are evaluated.  Values that do, the
-signals, pass through affine primitives (`tcl_jax.conversion.rules`) until they meet an activation:
+signals, pass through affine primitives (`tcl_jax.tracing.rules`) until they meet an activation:
 a ReLU, alone or clipped.  Everything else is refused, with the line of the user's own code.
 """
 
@@ -13,13 +13,13 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.advice import place_of
-from tcl_jax.conversion.convolution import PRECISION
-from tcl_jax.conversion.rules import INLINED, RULES, TAKES_REFUSED, TAKES_WHOLE
-from tcl_jax.conversion.tracer import Signal, Tracer
+from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.promotion import implicit
+from tcl_jax.tracing.advice import place_of
+from tcl_jax.tracing.rules import INLINED, RULES, TAKES_REFUSED, TAKES_WHOLE
+from tcl_jax.tracing.tracer import Signal, Tracer
 
 # Any sizes but 1 tell the batch from axes of length one; primes are unlikely to be other axes.
 # What differs between the two depends on the number of images.

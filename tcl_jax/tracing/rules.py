@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tcl_jax import graph as g
 from tcl_jax.clipping import CLIP_CALL
-from tcl_jax.conversion import advice, layout
-from tcl_jax.conversion import graph as g
-from tcl_jax.conversion.tracer import (
+from tcl_jax.tracing import advice, layout
+from tcl_jax.tracing.tracer import (
     FEWEST_BITS,
     Placeholder,
     Refused,

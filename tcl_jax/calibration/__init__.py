@@ -1,0 +1,1 @@
+"""Norm-factors λ: those that were trained, or found from calibration images."""
