@@ -180,15 +180,15 @@ def _mean_logits(graph: Any, x: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
     """Mean currents into the output neurons up to some T, as logits."""
 
     @jax.jit
-    def advance(graph: Any, state: Any, driven: Any) -> Any:
+    def advance(graph: Any, state: Any, constant: Any) -> Any:
         def body(state: Any, _: None) -> tuple[Any, None]:
-            return simulation.step(graph, state, driven)[0], None
+            return simulation.step(graph, state, constant)[0], None
 
         return jax.lax.scan(body, state, length=LATENCIES[0])[0]
 
-    state, driven = simulation.init_state(graph, x.shape[0]), simulation.drive(graph, x)
+    state, constant = simulation.init_state(graph, x.shape[0]), simulation.constant_values(graph, x)
     for t in range(LATENCIES[0], LATENCIES[-1] + 1, LATENCIES[0]):
-        state = advance(graph, state, driven)
+        state = advance(graph, state, constant)
         if t in LATENCIES:
             charge = state.membrane["output"] + state.counts
             yield t, np.asarray(charge * graph.output.scale) / t

@@ -375,6 +375,6 @@ def test_help(command):
 @pytest.mark.parametrize("shape", [(2, 16, 16, 1), (2, 8, 8, 3), (8, 8, 1), (2, 64)])
 def test_images_of_the_wrong_shape(shape, folders):
     graph = load(folders["run"] / "snn").graph
-    for function in (evaluate, simulation.drive):
+    for function in (evaluate, simulation.constant_values):
         with pytest.raises(InputError, match=r"takes images of shape \(8, 8, 1\), got"):
             function(graph, jnp.zeros(shape))

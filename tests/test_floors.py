@@ -9,9 +9,8 @@ that tell operations apart.
 import ast
 from pathlib import Path
 
-from tcl_jax.graph import KINDS
-
 import tcl_jax
+from tcl_jax.graph import KINDS
 
 PACKAGE = Path(tcl_jax.__file__).parent
 REPOSITORY = PACKAGE.parent
@@ -52,15 +51,8 @@ LIBRARIES = {
 """Large or slow libraries, and the only rooms that may use them."""
 
 TELL_APART = {
-    "calibration.model_based",
-    "graph.cost",
-    "graph.fold",
-    "graph.graph",
     "graph.normalise",
     "graph.quantise",
-    "simulation.energy",
-    "simulation.lowering",
-    "tracing.layout",
 }
 """Modules that ask which operation a node is, where it should say itself what it can."""
 

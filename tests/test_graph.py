@@ -9,10 +9,9 @@ import pytest
 
 from tcl_jax import InputError, clip, convert
 from tcl_jax import graph as g
-from tcl_jax.calibration import model_based
 from tcl_jax.conversion import evaluate, fold, normalise
-from tcl_jax.graph import cost, nodes
 from tcl_jax.graph import quantise as integer
+from tcl_jax.graph.ops.base import leaves
 from tcl_jax.simulation import energy
 
 ONE = jnp.ones(())
@@ -67,40 +66,37 @@ def test_graphs_can_be_stacked_and_mapped():
         np.testing.assert_allclose(row, evaluate(graph, X), rtol=1e-6)
 
 
-def test_every_choice_over_kinds_of_nodes_ends_in_an_error(monkeypatch):
-    """A kind that only evaluation knows of: no other reading may take it for something else."""
+@leaves()
+@dataclasses.dataclass(frozen=True)
+class Double(g.Op):
+    """A kind of which nothing is known but what it does."""
 
-    @nodes._leaves()
-    @dataclasses.dataclass(frozen=True)
-    class Double:
-        name: str
-        inputs: tuple[str, ...]
+    def apply(self, *values):
+        return 2 * values[0]
 
-    known = g.affine
-    monkeypatch.setitem(g.KINDS, "Double", Double)
-    monkeypatch.setattr(
-        g, "affine", lambda node, *x: 2 * x[0] if isinstance(node, Double) else known(node, *x)
-    )
+
+def test_a_kind_needs_no_more_than_what_it_does():
+    """Readings that nothing general is true of refuse it: none takes it for something else."""
     double = Double("a", ("x",))
-    scale = g.Scale("s", ("a",), ONE, jnp.zeros(()))
+    scale = g.Scale("s", ("a",), 3 * ONE, jnp.zeros(()))
     neuron = g.Neuron("n", ("s",), ONE)
     graph = g.SpikingGraph(
         (INPUT, double, scale, neuron, dense("d", "n"), g.Output("y", ("d",), ONE, ONE))
     )
-    assert evaluate(graph, X).shape == (3, 2)
-    ends = jnp.zeros((1, 2)), jnp.ones((1, 2))
+    np.testing.assert_array_equal(evaluate(graph, X), np.minimum(6 * X, 1) @ np.ones((2, 2)))
+    np.testing.assert_array_equal(evaluate(fold(graph), X), evaluate(graph, X))
+    assert [type(n) for n in fold(graph).nodes] == [type(n) for n in graph.nodes]
+    assert g.shapes(graph)["a"] == (2,) and double.parameters == double.macs((2,)) == 0
+    half = np.asarray(0.5)
+    assert double.carry([half], [(2,)]) == half and double.split(half, [(2,)]) == (half,)
+    assert double.carry([np.asarray([1.0, 2.0])], [(2,)]) is None
+    assert double.then(half, half) is double.after([half]) is None
     readings = {
-        "fold": lambda: fold(graph),
-        "normalise": lambda: normalise(graph),
-        "bounds": lambda: model_based.interval(double, ends),
-        "cost": lambda: cost.macs(double, (2,)),
-        "energy": lambda: energy._paths(double, jnp.ones((1, 2))),
-        "integer": lambda: integer.quantise(graph, X),
+        "between what its value lies": lambda: double.bounds((X[:1], X[:1])),
+        "which ways lead through it": lambda: energy.fan_outs(graph),
+        "a kind of node that is not provided for": lambda: normalise(graph),
+        "kind of node that is not provided for": lambda: integer.quantise(graph, X),
     }
-    for name, reading in readings.items():
-        try:
+    for says, reading in readings.items():
+        with pytest.raises((NotImplementedError, TypeError), match=f"Double .*{says}"):
             reading()
-        except TypeError as error:
-            assert "Double is a kind of node that is not provided for" in str(error), name
-        else:
-            pytest.fail(f"{name} takes an unknown kind for something else")

@@ -75,7 +75,7 @@ def test_the_linear_map_is_the_convolution(rank, window, strides, padding, dilat
     reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=False)]
     sides = [n + sum(p) for n, p in zip(x.shape[1:-1], padding, strict=True)]
     assume(all(n >= r for n, r in zip(sides, reach, strict=True)))
-    expected = g.affine(node, x)
+    expected = node.apply(x)
     matrix = _matrix(node, x.shape[1:], expected.shape[1:]).reshape(x[0].size, -1)
     np.testing.assert_array_equal(
         np.asarray(x).reshape(3, -1) @ matrix, np.asarray(expected).reshape(3, -1)

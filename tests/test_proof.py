@@ -314,7 +314,7 @@ def test_calibrate_takes_what_makes_batches():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("call", [evaluate, simulation.drive])
+@pytest.mark.parametrize("call", [evaluate, simulation.constant_values])
 def test_readings_take_arrays_alone(call):
     graph = convert(small, W, X)
     with pytest.raises(InputError, match="give the images alone, without labels"):

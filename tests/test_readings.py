@@ -52,9 +52,9 @@ def test_values_at_every_step(rng):
     @jax.jit
     def values(graph, x):
         found, t = [], 0
-        state, driven = simulation.init_state(graph, 1), simulation.drive(graph, x)
+        state, constant = simulation.init_state(graph, 1), simulation.constant_values(graph, x)
         for t in range(1, 5):
-            state, _ = simulation.step(graph, state, driven)
+            state, _ = simulation.step(graph, state, constant)
             found.append(simulation.logits(graph, state, t)[0])
         return jnp.stack(found)
 

@@ -98,10 +98,13 @@ def test_the_initial_potential_is_a_fraction_of_the_threshold(v0, first):
 def test_simulate_is_repeated_steps_and_counts_are_summed_trains(network, images):
     timesteps = 17
     found = simulation.simulate(network, images, timesteps)
-    state, driven = simulation.init_state(network, 16), simulation.drive(network, images)
+    state, constant = (
+        simulation.init_state(network, 16),
+        simulation.constant_values(network, images),
+    )
     one_step = jax.jit(simulation.step)
     for _ in range(timesteps):
-        state, _ = one_step(network, state, driven)
+        state, _ = one_step(network, state, constant)
     trains = simulation.spike_trains(network, images, timesteps)
     summed = np.sum(trains[network.output.name], 0)
     assert summed.max() > 0

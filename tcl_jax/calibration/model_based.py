@@ -1,7 +1,6 @@
 """Norm-factors from weights alone: bounds that no activation can exceed."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +9,7 @@ from jaxtyping import Array, Float, Real
 from tcl_jax import graph as g
 from tcl_jax.calibration.norms import Norms, by_channel, of_neurons
 from tcl_jax.errors import InputError
-
-_Bounds = tuple[Float[Array, "1 ..."], Float[Array, "1 ..."]]
+from tcl_jax.graph.ops.base import Interval
 
 
 def model_based(
@@ -41,53 +39,25 @@ def model_based(
     """
     low, high = _range(batches)
     shape = (1, *graph.input.shape)
-    bounds: dict[str, _Bounds] = {
-        graph.input.name: (jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape))
-    }
     norms: Norms = {}
-    for node in graph.nodes:
-        if isinstance(node, g.Neuron):
-            _, upper = bounds[node.inputs[0]]
-            largest = np.asarray(by_channel(upper).max(0))
-            if not np.isfinite(largest).all():
-                raise InputError(
-                    f"the bound on the activations of layer {node.name!r} is beyond float32: the "
-                    "network is too deep for --norm model_based, so use max or percentile:99.9"
-                )
-            norm = norms[node.name] = of_neurons(node, largest, per_channel)
-            amplitude = jnp.broadcast_to(jnp.asarray(norm, jnp.float32), upper.shape)
-            bounds[node.name] = (jnp.zeros_like(upper), amplitude)
-        elif not isinstance(node, g.Input):
-            bounds[node.name] = interval(node, *(bounds[i] for i in node.inputs))
+
+    def clipped(node: g.Neuron | g.Output, interval: Interval) -> Interval:
+        if isinstance(node, g.Output):
+            return interval
+        _, upper = interval
+        largest = np.asarray(by_channel(upper).max(0))
+        if not np.isfinite(largest).all():
+            raise InputError(
+                f"the bound on the activations of layer {node.name!r} is beyond float32: the "
+                "network is too deep for --norm model_based, so use max or percentile:99.9"
+            )
+        norm = norms[node.name] = of_neurons(node, largest, per_channel)
+        amplitude = jnp.broadcast_to(jnp.asarray(norm, jnp.float32), upper.shape)
+        return jnp.zeros_like(upper), amplitude
+
+    images = jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape)
+    g.walk(graph, {graph.input.name: images}, lambda op, *read: op.bounds(*read), clipped)
     return norms
-
-
-def interval(node: g.Node, *inputs: _Bounds) -> _Bounds:
-    """Bounds of a node's value, given those of its inputs; the node is affine."""
-    positive: g.Node
-    negative: g.Node
-    match node:
-        case g.Conv() | g.Dense():
-            positive = replace(node, kernel=jnp.maximum(node.kernel, 0))
-            negative = replace(node, kernel=jnp.minimum(node.kernel, 0), bias=None)
-        case g.Scale():
-            zero = jnp.zeros_like(node.shift)
-            positive = replace(node, scale=jnp.maximum(node.scale, 0))
-            negative = replace(node, scale=jnp.minimum(node.scale, 0), shift=zero)
-        case g.Pool() | g.Sum():
-            positive = replace(node, factor=jnp.maximum(node.factor, 0))
-            negative = replace(node, factor=jnp.minimum(node.factor, 0))
-        case g.Reshape() | g.Transpose() | g.Add() | g.Concat() | g.Pad() | g.Slice() | g.Output():
-            # No weights: lower bounds make the lower bound, and upper the upper.
-            lows, highs = zip(*inputs, strict=True)
-            return g.affine(node, *lows), g.affine(node, *highs)
-        case _:
-            raise g.unknown(node)
-    ((low, high),) = inputs
-    return (
-        g.affine(positive, low) + g.affine(negative, high),
-        g.affine(positive, high) + g.affine(negative, low),
-    )
 
 
 def _range(

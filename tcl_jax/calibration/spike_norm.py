@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from tcl_jax import graph as g
 from tcl_jax.calibration.norms import Norms, bounded, by_channel, of_neurons, with_norms
 from tcl_jax.errors import InputError
-from tcl_jax.simulation.simulator import State, check_times, drive, init_state, step
+from tcl_jax.simulation.simulator import State, check_times, init_state, step
 
 
 def spike_norm(
@@ -106,11 +106,11 @@ def _largest_current(
 ) -> Float[Array, " c"]:
     """The largest current into the output at any step, by channel."""
     end = graph.output.name
-    driven = drive(graph, x)
+    constant = g.constant_values(graph, x)
 
     def body(carry: tuple[State, Array], _: None) -> tuple[tuple[State, Array], None]:
         state, largest = carry
-        state, _spikes = step(graph, state, driven)
+        state, _spikes = step(graph, state, constant)
         # It started at 0 and cannot fire: the potential is the current of this step.
         current = state.membrane[end]
         emptied = state.membrane | {end: jnp.zeros_like(current)}

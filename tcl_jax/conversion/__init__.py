@@ -20,8 +20,8 @@ from tcl_jax.graph.artifact import load as load
 from tcl_jax.graph.artifact import save as save
 from tcl_jax.graph.fold import fold as fold
 from tcl_jax.graph.graph import SpikingGraph as SpikingGraph
-from tcl_jax.graph.graph import evaluate as evaluate
 from tcl_jax.graph.normalise import normalise as normalise
+from tcl_jax.graph.readings import evaluate as evaluate
 from tcl_jax.tracing.trace import UnsupportedOperation as UnsupportedOperation
 from tcl_jax.tracing.trace import trace as trace
 from tcl_jax.tracing.trace import traced

@@ -1,12 +1,8 @@
 """What a spiking network is: a graph of affine operations with populations of neurons between."""
 
 from tcl_jax.graph.graph import SpikingGraph as SpikingGraph
-from tcl_jax.graph.graph import affine as affine
-from tcl_jax.graph.graph import check_batch as check_batch
-from tcl_jax.graph.graph import evaluate as evaluate
-from tcl_jax.graph.graph import images as images
-from tcl_jax.graph.graph import precision as precision
 from tcl_jax.graph.graph import shapes as shapes
+from tcl_jax.graph.graph import walk as walk
 from tcl_jax.graph.nodes import KINDS as KINDS
 from tcl_jax.graph.nodes import Add as Add
 from tcl_jax.graph.nodes import Concat as Concat
@@ -26,3 +22,10 @@ from tcl_jax.graph.nodes import Sum as Sum
 from tcl_jax.graph.nodes import Transpose as Transpose
 from tcl_jax.graph.nodes import free as free
 from tcl_jax.graph.nodes import unknown as unknown
+from tcl_jax.graph.ops.base import Affine as Affine
+from tcl_jax.graph.ops.base import Op as Op
+from tcl_jax.graph.readings import check_batch as check_batch
+from tcl_jax.graph.readings import constant_values as constant_values
+from tcl_jax.graph.readings import evaluate as evaluate
+from tcl_jax.graph.readings import images as images
+from tcl_jax.graph.readings import precision as precision

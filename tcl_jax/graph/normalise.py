@@ -9,6 +9,7 @@ import numpy as np
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.graph.nodes import free
+from tcl_jax.graph.ops.base import Scales, by_channel, compact, equal
 
 _ONE = np.ones(())
 
@@ -58,7 +59,7 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
             )
     shapes = g.shapes(graph)
     wanted = _wanted(graph, shapes)
-    amplitude: dict[str, np.ndarray] = {}
+    amplitude: dict[str, Scales] = {}
     nodes: dict[str, g.Node] = {}
     for node in graph.nodes:
         arriving = [amplitude[name] for name in node.inputs]
@@ -70,9 +71,9 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
         inputs = []
         for name, got, need in zip(node.inputs, arriving, needs, strict=True):
             inputs.append(name)
-            if not _equal(got, need):
+            if not equal(got, need):
                 inputs[-1] = free(f"{name}->{node.name}", nodes)
-                factor = jnp.asarray(_compact(got / need), graph.dtype)
+                factor = jnp.asarray(compact(got / need), graph.dtype)
                 nothing = jnp.zeros((), graph.dtype)
                 nodes[inputs[-1]] = g.Scale(inputs[-1], (name,), factor, nothing)
         rescaled = _rescaled(node, own, needs, graph.dtype)
@@ -80,14 +81,14 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
     return g.SpikingGraph(tuple(nodes.values()))
 
 
-def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Scales]:
     """Amplitudes that are given, and those that weights can produce for whoever reads them."""
     free: dict[str, bool] = {}  # whether weights before it can give a value any amplitude
     for node in graph.nodes:
         free[node.name] = isinstance(node, g.Conv | g.Dense) or (
             not isinstance(node, g.Neuron) and any(free[i] for i in node.inputs)
         )
-    wanted: dict[str, np.ndarray] = {}
+    wanted: dict[str, Scales] = {}
     for node in reversed(graph.nodes):
         if isinstance(node, g.Neuron | g.Output):
             wanted[node.name] = np.asarray(node.threshold, np.float64)
@@ -103,12 +104,12 @@ def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[s
             if free[name]:
                 wanted.setdefault(name, need)
     for node in graph.nodes:
-        if isinstance(node, g.Conv | g.Dense) and not _by_channel(wanted.get(node.name, _ONE)):
+        if isinstance(node, g.Conv | g.Dense) and not by_channel(wanted.get(node.name, _ONE)):
             del wanted[node.name]
     return wanted
 
 
-def _takes(node: g.Node, own: np.ndarray, shape: tuple[int, ...]) -> bool:
+def _takes(node: g.Node, own: Scales, shape: tuple[int, ...]) -> bool:
     """Whether a node whose input has this shape can be in this amplitude.
 
     Windows, and what is padded or cut, know nothing of positions: the amplitude must not either.
@@ -129,17 +130,17 @@ def _takes(node: g.Node, own: np.ndarray, shape: tuple[int, ...]) -> bool:
             return True
         case _:
             raise g.unknown(node)
-    sizes = _compact(own).shape[::-1]  # aligned at the last axis, as in broadcasting
+    sizes = compact(own).shape[::-1]  # aligned at the last axis, as in broadcasting
     return all(s == 1 for s, t in zip(sizes, touched[::-1], strict=False) if t)
 
 
-def _spread(node: g.Node, arriving: list[np.ndarray], shapes: list[tuple[int, ...]]) -> np.ndarray:
+def _spread(node: g.Node, arriving: list[Scales], shapes: list[tuple[int, ...]]) -> Scales:
     """The amplitude of a value for which nobody wants one: that of what it is made of."""
-    if all(not _compact(a).ndim for a in arriving):
-        first = _compact(arriving[0])
+    if all(not compact(a).ndim for a in arriving):
+        first = compact(arriving[0])
         if isinstance(node, g.Conv | g.Dense):
             return _ONE
-        if not isinstance(node, g.Concat) or all(_equal(a, first) for a in arriving):
+        if not isinstance(node, g.Concat) or all(equal(a, first) for a in arriving):
             return first
     full = [np.broadcast_to(a, shape) for a, shape in zip(arriving, shapes, strict=True)]
     match node:
@@ -149,29 +150,29 @@ def _spread(node: g.Node, arriving: list[np.ndarray], shapes: list[tuple[int, ..
             return arriving[0]
         case g.Pool() | g.Pad() | g.Slice():
             takes = _takes(node, arriving[0], shapes[0])
-            return _compact(arriving[0]) if takes else _ONE
+            return compact(arriving[0]) if takes else _ONE
         case g.Sum():
             kept = full[0].max(node.axes, keepdims=True)
-            return _compact(np.squeeze(kept, node.axes))
+            return compact(np.squeeze(kept, node.axes))
         case g.Reshape():
-            return _compact(full[0].reshape(node.shape))
+            return compact(full[0].reshape(node.shape))
         case g.Transpose():
-            return _compact(full[0].transpose(node.axes))
+            return compact(full[0].transpose(node.axes))
         case g.Concat():
-            return _compact(np.concatenate(full, node.axis))
+            return compact(np.concatenate(full, node.axis))
     raise g.unknown(node)
 
 
 def _needs(
     node: g.Node,
-    own: np.ndarray,
-    arriving: list[np.ndarray],
+    own: Scales,
+    arriving: list[Scales],
     shapes: dict[str, tuple[int, ...]],
-) -> list[np.ndarray]:
+) -> list[Scales]:
     """The amplitude of every input of a node that is itself in amplitude `own`."""
     match node:
         case g.Conv() | g.Dense():
-            return [a if _by_channel(a) else _ONE for a in arriving]
+            return [a if by_channel(a) else _ONE for a in arriving]
         case g.Input():
             return []
         case g.Scale() | g.Pool() | g.Add() | g.Pad() | g.Slice() | g.Neuron() | g.Output():
@@ -179,7 +180,7 @@ def _needs(
         case g.Reshape() | g.Transpose() | g.Sum() | g.Concat() if not own.ndim:
             return [own] * len(node.inputs)
         case g.Reshape():
-            return [_compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
+            return [compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
         case g.Transpose():
             return [np.broadcast_to(own, shapes[node.name]).transpose(np.argsort(node.axes))]
         case g.Sum():
@@ -187,19 +188,19 @@ def _needs(
         case g.Concat():
             edges = np.cumsum([shapes[name][node.axis] for name in node.inputs])[:-1]
             parts = np.split(np.broadcast_to(own, shapes[node.name]), edges, node.axis)
-            return [_compact(part) for part in parts]
+            return [compact(part) for part in parts]
     raise g.unknown(node)
 
 
-def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray], dtype: Any) -> g.Node:
+def _rescaled(node: g.Node, own: Scales, arriving: list[Scales], dtype: Any) -> g.Node:
     """The node whose inputs come in these amplitudes and whose value is in its own."""
 
-    def rounded(value: np.ndarray) -> jnp.ndarray:
+    def rounded(value: Scales) -> jnp.ndarray:
         return jnp.asarray(value, dtype)
 
     match node:
         case g.Conv() | g.Dense():
-            before, after = (_compact(a).reshape(-1) for a in (arriving[0], own))
+            before, after = (compact(a).reshape(-1) for a in (arriving[0], own))
             kernel = np.asarray(node.kernel, np.float64)
             if isinstance(node, g.Conv) and before.size > 1 and node.groups > 1:
                 # Kernels of group k read the k-th part of the input's channels.
@@ -223,22 +224,3 @@ def _rescaled(node: g.Node, own: np.ndarray, arriving: list[np.ndarray], dtype: 
         case g.Add() | g.Concat() | g.Pad() | g.Slice():
             return node
     raise g.unknown(node)
-
-
-def _by_channel(amplitude: np.ndarray) -> bool:
-    """Whether an amplitude differs along the last axis at most."""
-    amplitude = _compact(amplitude)
-    return amplitude.size == 1 or amplitude.size == amplitude.shape[-1]
-
-
-def _compact(amplitude: np.ndarray) -> np.ndarray:
-    """The same amplitude with axes over which it is constant reduced to one."""
-    for axis in range(amplitude.ndim):
-        first = amplitude.take([0], axis)
-        if (amplitude == first).all():
-            amplitude = first
-    return amplitude.reshape(()) if amplitude.size == 1 else amplitude
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.all(np.equal(*np.broadcast_arrays(_compact(a), _compact(b)))))

@@ -8,7 +8,6 @@ from jaxtyping import Array
 from rich.table import Table
 
 from tcl_jax import graph as g
-from tcl_jax.graph import cost
 from tcl_jax.graph.fold import fold
 from tcl_jax.report.console import Console
 from tcl_jax.report.names import shortened
@@ -46,8 +45,8 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     graph = fold(trace(lambda x: fn(variables, x), sample_input))
     shapes = g.shapes(graph)
     neurons = sum(int(np.prod(shapes[n.name])) for n in graph.neurons)
-    parameters = sum(map(cost.parameters, graph.nodes))
-    macs = sum(cost.macs(n, shapes[n.name]) for n in graph.nodes)
+    costs = [_cost(node, shapes[node.name]) for node in graph.nodes]
+    parameters, macs = (sum(of_each) for of_each in zip(*costs, strict=True))
     number = {node.name: index for index, node in enumerate(graph.nodes)}
     heading, names = shortened(list(number), "node")
     table = Table(
@@ -67,18 +66,23 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     table.add_column("parameters", f"{parameters:,}", **right)
     table.add_column("λ", **right)
     table.add_column("MACs", f"{macs:,}", **right)
-    for node, name in zip(graph.nodes, names, strict=True):
+    for node, name, (held, taken) in zip(graph.nodes, names, costs, strict=True):
         table.add_row(
             str(number[node.name]),
             name,
             type(node).__name__,
             ", ".join(str(number[i]) for i in node.inputs),
             "×".join(map(str, shapes[node.name])),
-            _count(cost.parameters(node)),
+            _count(held),
             _threshold(node.threshold) if isinstance(node, g.Neuron) else "",
-            _count(cost.macs(node, shapes[node.name])),
+            _count(taken),
         )
     Console().print(table)  # of its own: it writes to wherever standard output goes now
+
+
+def _cost(node: g.Node, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Parameters and multiply-accumulates."""
+    return (node.parameters, node.macs(shape)) if isinstance(node, g.Op) else (0, 0)
 
 
 def _count(number: int) -> str:

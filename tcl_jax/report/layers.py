@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Real
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.simulation.neurons import Neurons
-from tcl_jax.simulation.simulator import check_times, drive, init_state, step
+from tcl_jax.simulation.simulator import check_times, init_state, step
 
 _BINS = 100
 _POINTS = 2000
@@ -178,11 +178,11 @@ def _of_batch(
     """Activations, rates by T, sums over images of what `AtLatency` holds, and who ever fired."""
     activations: dict[str, Array] = {}
     g.evaluate(reference, x, activations.__setitem__)
-    driven = drive(graph, x)
+    constant = g.constant_values(graph, x)
 
     def body(carry: Any, _: None) -> tuple[Any, None]:
         state, counts = carry
-        state, spikes = step(graph, state, driven)
+        state, spikes = step(graph, state, constant)
         return (state, {n: c + spikes[n] for n, c in counts.items()}), None
 
     names = [n.name for n in graph.neurons]

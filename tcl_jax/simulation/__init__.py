@@ -1,5 +1,6 @@
 """Simulation of spiking graphs: `state, x -> state, spikes`, and accuracy against latency."""
 
+from tcl_jax.graph import constant_values as constant_values
 from tcl_jax.graph.quantise import quantise as quantise
 from tcl_jax.simulation.adaptive import calibrate as calibrate
 from tcl_jax.simulation.adaptive import decide as decide
@@ -19,7 +20,6 @@ from tcl_jax.simulation.readout import Readout as Readout
 from tcl_jax.simulation.readout import classify as classify
 from tcl_jax.simulation.readout import logits as logits
 from tcl_jax.simulation.simulator import State as State
-from tcl_jax.simulation.simulator import drive as drive
 from tcl_jax.simulation.simulator import init_state as init_state
 from tcl_jax.simulation.simulator import run as run
 from tcl_jax.simulation.simulator import simulate as simulate

@@ -29,7 +29,6 @@ from tcl_jax.simulation.readout import Readout, by_class, charge, check_labels, 
 from tcl_jax.simulation.simulator import (
     State,
     check_times,
-    drive,
     init_state,
     read_from,
     scan,
@@ -359,10 +358,10 @@ def _advance(
     start = jnp.zeros_like(at.t)
     new = _Slots(init_state(graph, x.shape[0], neurons), start, start, start)
     at = jax.tree.map(lambda a, b: jnp.where(_rows(fresh, a), b, a), at, new)
-    driven = drive(graph, x)
+    constant = g.constant_values(graph, x)
 
     def body(at: _Slots, _: None) -> tuple[_Slots, None]:
-        state, _spikes = step(graph, at.state, driven, neurons)
+        state, _spikes = step(graph, at.state, constant, neurons)
         t = at.t + 1
         state = read_from(graph, state, t > delay)
         classes, margin = read(graph, state, readout)

@@ -19,7 +19,7 @@ numbers to and from memory are left out, on both sides.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ from tcl_jax.simulation.readout import Readout, classes_in, correct
 from tcl_jax.simulation.simulator import State, check_times, scan
 
 _Values = dict[str, Any]
+_Passing = tuple[Array, Array]
+"""Events on their way, and those of them that have met no synapse yet."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def analog_operations(graph: g.SpikingGraph, *, first: bool = False) -> Operatio
     """Operations of one image through the analog network: MACs at weights, additions elsewhere.
 
     Connections are counted as those of spikes are, without what falls on padding, which
-    `tcl_jax.graph.cost.macs` has in; and values are summed before they are handed on.
+    `Op.macs` has in; and values are summed before they are handed on.
 
     Args:
         graph: as converted.
@@ -188,51 +190,23 @@ def _operations(
         events: their number at every site of the input and the neurons.
         merge: what a node hands on of its events; all of them, if not said otherwise.
     """
-    at_weights = elsewhere = jnp.zeros(())
-    passing: _Values = {}
-    direct: _Values = {}  # those that have met no synapse yet
-    for node in graph.nodes:
-        name, inputs = node.name, node.inputs
-        if isinstance(node, g.Neuron | g.Output):
-            elsewhere += jnp.sum(direct[inputs[0]])
-        if isinstance(node, g.Input | g.Neuron):
-            passing[name] = direct[name] = events[name]
-            continue
-        arrived = _paths(node, *(passing[i] for i in inputs))
-        if isinstance(node, g.Conv | g.Dense):
-            at_weights += jnp.sum(arrived)
-        elif isinstance(node, g.Pool | g.Sum):
-            elsewhere += jnp.sum(arrived)
-        passing[name] = merge(arrived)
-        if isinstance(node, g.Conv | g.Dense | g.Pool | g.Sum):
-            direct[name] = jnp.zeros_like(arrived)
-        else:
-            direct[name] = merge(_paths(node, *(direct[i] for i in inputs)))
-    return at_weights, elsewhere
+    counted = {"weight": jnp.zeros(()), "sum": jnp.zeros(())}
 
+    def hand_on(op: g.Op, *read: _Passing) -> _Passing:
+        arrived, direct = (op.paths(*ways) for ways in zip(*read, strict=True))
+        if op.synapse:
+            counted[op.synapse] += jnp.sum(arrived)
+            direct = jnp.zeros_like(arrived)
+        return merge(arrived), merge(direct)
 
-def _paths(node: g.Node, *inputs: Float[Array, "1 ..."]) -> Float[Array, "1 ..."]:
-    """How many events a node's sites receive: the node with every weight one."""
-    (x, *_) = inputs
-    match node:
-        case g.Quantise():
-            return x
-        case g.Conv():
-            # The outputs of a group all see the same: one for each group is enough.
-            shape = (*node.kernel.shape[:-1], node.groups)
-            one = replace(node, kernel=jnp.ones(shape, x.dtype), bias=None)
-            return jnp.repeat(g.affine(one, x), node.kernel.shape[-1] // node.groups, -1)
-        case g.Dense():
-            sums = jnp.sum(x, -1, keepdims=True)
-            return jnp.broadcast_to(sums, (*x.shape[:-1], node.kernel.shape[-1]))
-        case g.Scale():
-            scale, shift = (jnp.ones_like(v, x.dtype) for v in (node.scale, node.shift))
-            return g.affine(replace(node, scale=scale, shift=0 * shift), x)
-        case g.Pool() | g.Sum():
-            return g.affine(replace(node, factor=jnp.ones((), x.dtype)), x)
-        case g.Reshape() | g.Transpose() | g.Add() | g.Concat() | g.Pad() | g.Slice() | g.Output():
-            return g.affine(node, *inputs)
-    raise g.unknown(node)
+    def fire(node: g.Neuron | g.Output, read: _Passing) -> _Passing:
+        counted["sum"] += jnp.sum(read[1])
+        own = events.get(node.name, read[0])
+        return own, own
+
+    start = events[graph.input.name]
+    g.walk(graph, {graph.input.name: (start, start)}, hand_on, fire)
+    return counted["weight"], counted["sum"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The same graph in the form that a platform simulates fast."""
 
 import math
+from functools import singledispatch
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 
 from tcl_jax import graph as g
 from tcl_jax.graph.convolution import is_depthwise
+from tcl_jax.graph.ops.base import Shape
 
 
 def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:
@@ -41,13 +44,24 @@ def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:
     if (platform or jax.default_backend()) != "cpu":
         return graph
     shapes = g.shapes(graph)
-    nodes: list[g.Node] = []
-    for node in graph.nodes:
-        if isinstance(node, g.Conv) and _gains(node, shapes[node.inputs[0]], shapes[node.name]):
-            nodes += _as_linear_map(node, shapes[node.inputs[0]], shapes[node.name])
-        else:
-            nodes.append(node)
-    return g.SpikingGraph(tuple(nodes))
+    found = (_faster(n, *(shapes[name] for name in (*n.inputs, n.name))) for n in graph.nodes)
+    return g.SpikingGraph(tuple(chain.from_iterable(found)))
+
+
+@singledispatch
+def _faster(node: g.Node, *sizes: Shape) -> tuple[g.Node, ...]:
+    """What computes the same in less time on a CPU: the node itself, where nothing is known.
+
+    Args:
+        node: any.
+        sizes: shapes of what it reads, and last of its value.
+    """
+    return (node,)
+
+
+@_faster.register
+def _(node: g.Conv, before: Shape, after: Shape) -> tuple[g.Node, ...]:
+    return _as_linear_map(node, before, after) if _gains(node, before, after) else (node,)
 
 
 # Measured with 1 and 50 images: where XLA's slow form is taken, the linear map is 2.5 to 80 times
@@ -56,7 +70,7 @@ _PRODUCTS = 16
 _BYTES = 1 << 26
 
 
-def _gains(conv: g.Conv, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+def _gains(conv: g.Conv, before: Shape, after: Shape) -> bool:
     """Whether a CPU computes the linear map in less time than the convolution."""
     places, window = math.prod(before[:-1]), math.prod(conv.kernel.shape[:-2])
     weights = math.prod(before) * math.prod(after)
@@ -69,9 +83,7 @@ def _gains(conv: g.Conv, before: tuple[int, ...], after: tuple[int, ...]) -> boo
     )
 
 
-def _as_linear_map(
-    conv: g.Conv, before: tuple[int, ...], after: tuple[int, ...]
-) -> tuple[g.Node, ...]:
+def _as_linear_map(conv: g.Conv, before: Shape, after: Shape) -> tuple[g.Node, ...]:
     size = math.prod(before)
     matrix = jnp.asarray(_matrix(conv, before, after).reshape(size, -1))
     bias = conv.bias
@@ -85,7 +97,7 @@ def _as_linear_map(
     )
 
 
-def _matrix(conv: g.Conv, before: tuple[int, ...], after: tuple[int, ...]) -> np.ndarray:
+def _matrix(conv: g.Conv, before: Shape, after: Shape) -> np.ndarray:
     """The weight between every input and every output, each with its position and channel.
 
     Made on the host: the convolution itself, run on a basis, would be the slow one.

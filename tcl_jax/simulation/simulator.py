@@ -10,15 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.errors import InputError
-from tcl_jax.graph.graph import (
-    Input,
-    Neuron,
-    Output,
-    SpikingGraph,
-    affine,
-    images,
-    shapes,
-)
+from tcl_jax.graph import Neuron, Output, SpikingGraph, constant_values, images, shapes, walk
 from tcl_jax.simulation.coding import ANALOG, Coding, encode
 from tcl_jax.simulation.compiled import compiled_once
 from tcl_jax.simulation.neurons import IF, Neurons, fire, fraction
@@ -36,10 +28,6 @@ class State(NamedTuple):
     membrane: dict[str, Real[Array, "b ..."]]
     counts: Real[Array, "b ..."]
     resting: dict[str, Int[Array, "b ..."]]
-
-
-Drive = dict[str, Real[Array, "b ..."]]
-"""Values of the nodes that no neuron precedes: constant over time, computed once."""
 
 
 def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
@@ -65,28 +53,11 @@ def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
     )
 
 
-def drive(graph: SpikingGraph, x: Real[Array, "b ..."]) -> Drive:
-    """The part of a step that is the same at every t: from the images to the first neurons.
-
-    Args:
-        graph: a spiking graph.
-        x: images, fed as analog currents.
-
-    Raises:
-        InputError: the images have another shape than the graph takes.
-    """
-    x = images(graph, x)
-    values: Drive = {}
-    for node in graph.nodes:
-        if isinstance(node, Input):
-            values[node.name] = x
-        elif not isinstance(node, Neuron) and all(i in values for i in node.inputs):
-            values[node.name] = affine(node, *(values[i] for i in node.inputs))
-    return values
-
-
 def step(
-    graph: SpikingGraph, state: State, driven: Drive, neurons: Neurons = IF
+    graph: SpikingGraph,
+    state: State,
+    constant: dict[str, Real[Array, "b ..."]],
+    neurons: Neurons = IF,
 ) -> tuple[State, dict[str, Array]]:
     r"""One time step: every layer integrates the spikes that the layer before fires in this step.
 
@@ -96,7 +67,7 @@ def step(
     Args:
         graph: the network.
         state: at t − 1.
-        driven: from `drive`.
+        constant: from `constant_values`: what is the same at every t.
         neurons: what they are.
 
     Returns:
@@ -106,33 +77,30 @@ def step(
     >>> from tcl_jax import clip, convert, simulation
     >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(1), [jnp.ones((1, 1))])
     >>> state = simulation.init_state(graph, batch=1)
-    >>> driven = simulation.drive(graph, jnp.full((1, 1), 0.5))
+    >>> constant = simulation.constant_values(graph, jnp.full((1, 1), 0.5))
     >>> for t in range(4):
-    ...     state, spikes = simulation.step(graph, state, driven)
+    ...     state, spikes = simulation.step(graph, state, constant)
     >>> state.counts.item()
     2.0
     """
-    values: dict[str, Any] = dict(driven)
     membrane: dict[str, Array] = {}
     resting: dict[str, Array] = {}
     spikes: dict[str, Array] = {}
-    counts = state.counts
-    for node in graph.nodes:
+
+    def integrate_and_fire(node: Neuron | Output, current: Array) -> Array:
         name = node.name
-        if isinstance(node, Neuron | Output):
-            current, before = values[node.inputs[0]], state.membrane[name]
-            how, rest = (
-                (IF, None) if isinstance(node, Output) else (neurons, state.resting.get(name))
-            )
-            membrane[name], spikes[name], rest = fire(how, before, current, node.threshold, rest)
-            values[name] = spikes[name]
-            if rest is not None:
-                resting[name] = rest
-            if isinstance(node, Output):
-                counts = counts + (spikes[name] > 0).astype(counts.dtype)
-        elif name not in values:
-            values[name] = affine(node, *(values[i] for i in node.inputs))
-    return State(membrane, counts, resting), spikes
+        model = IF if isinstance(node, Output) else neurons
+        rest = None if isinstance(node, Output) else state.resting.get(name)
+        membrane[name], spikes[name], rest = fire(
+            model, state.membrane[name], current, node.threshold, rest
+        )
+        if rest is not None:
+            resting[name] = rest
+        return spikes[name]
+
+    walk(graph, constant, lambda op, *values: op.apply(*values), integrate_and_fire)
+    fired = (spikes[graph.output.name] > 0).astype(state.counts.dtype)
+    return State(membrane, state.counts + fired, resting), spikes
 
 
 def run(
@@ -196,14 +164,14 @@ def scan(
 ) -> tuple[State, Any]:
     """What every simulation here is made of, to be compiled with what is around it: see `run`."""
     x = images(graph, x)
-    fixed = drive(graph, x)
+    fixed = constant_values(graph, x)
 
     def body(state: State, t: Array) -> tuple[State, Any]:
-        driven = fixed if coding.constant else drive(graph, encode(coding, x, t))
-        state, spikes = step(graph, state, driven, neurons)
+        constant = fixed if coding.constant else constant_values(graph, encode(coding, x, t))
+        state, spikes = step(graph, state, constant, neurons)
         state = read_from(graph, state, t > delay)
         if not coding.constant:
-            spikes = {graph.input.name: driven[graph.input.name], **spikes}
+            spikes = {graph.input.name: constant[graph.input.name], **spikes}
         return state, observe(state, spikes)
 
     return jax.lax.scan(body, init_state(graph, x.shape[0], neurons), jnp.arange(1, timesteps + 1))

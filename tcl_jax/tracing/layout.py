@@ -18,11 +18,12 @@ def inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:
 
 def reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> str:
     """The node whose value is that of the signal's node in another shape, without the batch."""
-    source = t.nodes[x.node]
     # What gives an axis of length one and takes it away again leaves no trace.
-    if isinstance(source, g.Reshape) and t.shapes.get(source.inputs[0]) == shape:
-        return source.inputs[0]
-    return t.add(eqn, "reshape", lambda name: g.Reshape(name, (x.node,), shape), ()).node
+    if (before := t.reshaped.get(x.node)) and t.shapes.get(before) == shape:
+        return before
+    node = t.add(eqn, "reshape", lambda name: g.Reshape(name, (x.node,), shape), ()).node
+    t.reshaped[node] = x.node
+    return node
 
 
 def reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:

@@ -265,7 +265,7 @@ def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
     padding = tuple((int(low), int(high)) for low, high in layout.inner(x, p["padding"]))
     one = t.array(1.0)
     return t.add(
-        eqn, "pool", lambda name: g.Pool(name, (x.node,), window, strides, padding, one), x.axes
+        eqn, "pool", lambda name: g.Pool(name, (x.node,), one, window, strides, padding), x.axes
     )
 
 
@@ -277,7 +277,7 @@ def _sum(t: Tracer, eqn: Any, x: Signal) -> Any:
     left = [axis for a, axis in enumerate(x.axes) if a not in summed]
     ranks = tuple(sorted(left).index(axis) for axis in left)
     one = t.array(1.0)
-    return t.add(eqn, "sum", lambda name: g.Sum(name, (x.node,), axes, one), ranks)
+    return t.add(eqn, "sum", lambda name: g.Sum(name, (x.node,), one, axes), ranks)
 
 
 # --- Calls and control flow ---------------------------------------------------------------------

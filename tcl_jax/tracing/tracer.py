@@ -89,6 +89,7 @@ class Tracer:
         self.batch = batch
         self.nodes: dict[str, Any] = {}  # graph nodes, and placeholders
         self.shapes: dict[str, tuple[int, ...]] = {}  # of nodes that were reshaped
+        self.reshaped: dict[str, str] = {}  # by node, what it is in another shape
         self.arrangements: dict[tuple[str, tuple[int, ...]], str] = {}  # nodes with axes reordered
         self.refusals: dict[tuple[str, str], advice.Reason] = {}  # by place, and function or reason
         self.calls: list[Any] = []  # the equations that surround the one at hand

@@ -1,0 +1,1 @@
+"""Operations, a family a file; `base` says what is asked of each."""

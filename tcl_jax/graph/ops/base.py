@@ -1,0 +1,190 @@
+"""What an operation can say of itself, and the answers that are true of every linear map.
+
+Scales are float64 arrays that broadcast against a value without its batch, as λ does: one number,
+or one for each channel, or place.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Real
+
+Scales = Float[np.ndarray, "..."] | np.float64
+"""What a scale is; NumPy makes numbers of arrays without axes."""
+Interval = tuple[Real[Array, "1 ..."], Real[Array, "1 ..."]]
+"""The smallest and the largest that every number of a value can be."""
+Shape = tuple[int, ...]
+
+_T = TypeVar("_T", bound=type)
+
+
+def leaves(*arrays: str) -> Callable[[_T], _T]:
+    """Make a dataclass a pytree: the named fields are leaves, the others structure."""
+
+    def register(cls: _T) -> _T:
+        meta = [f.name for f in fields(cls) if f.name not in arrays]
+        return jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
+
+    return register
+
+
+@dataclass(frozen=True)
+class Op(ABC):
+    """A linear map of batched values; `Affine` ones add a constant.
+
+    A kind of operation is a dataclass of its numbers and shape, with `apply`.  The four laws by
+    which scales move, `then`, `after`, `carry` and `split`, hold for any linear map as they stand,
+    and answer None for what only a kind itself can know.  Readings that nothing general is true of
+    raise until a kind answers: no kind is taken for another.
+    """
+
+    arity: ClassVar[int | None] = 1
+    """How many values it reads; None for any number but none."""
+    synapse: ClassVar[Literal["weight", "sum"] | None] = None
+    """What an event meets there: a weight, a window that it lies in, or nothing that is counted."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+    @abstractmethod
+    def apply(self, *values: Real[Array, "b ..."]) -> Real[Array, "b ..."]:
+        """What it does to batched values."""
+
+    def then(self, scale: Scales, shift: Scales) -> Self | None:
+        """The operation ``scale · op(x) + shift``, where that is one of this kind."""
+        return None
+
+    def after(self, scales: Sequence[Scales]) -> Self | None:
+        """The operation ``op(scale · x, …)``, where that is one of this kind."""
+        return None
+
+    def carry(self, scales: Sequence[Scales], shapes: Sequence[Shape]) -> Scales | None:
+        """The s with ``op(scale · x, …) = s · op(x, …)``, where there is one.
+
+        Args:
+            scales: of each value that is read.
+            shapes: their shapes, without the batch.
+        """
+        numbers = {s.item() if s.size == 1 else None for s in map(compact, scales)}
+        return compact(scales[0]) if len(numbers) == 1 and None not in numbers else None
+
+    def split(self, scale: Scales, shapes: Sequence[Shape]) -> tuple[Scales, ...] | None:
+        """Those s with ``scale · op(x, …) = op(s · x, …)``, where there are such."""
+        scale = compact(scale)
+        return (scale,) * len(shapes) if scale.size == 1 else None
+
+    def bounds(self, *intervals: Interval) -> Interval:
+        """Between what its value lies, given that of each value that it reads."""
+        raise self._silent("between what its value lies")
+
+    def paths(self, *events: Float[Array, "1 ..."]) -> Float[Array, "1 ..."]:
+        """How many of the events at its inputs reach each site: itself with every weight one."""
+        raise self._silent("which ways lead through it")
+
+    @property
+    def scaling(self) -> tuple[Scales, Scales] | None:
+        """By what it multiplies and what it adds, where that is all that it does."""
+        return None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds that were trained, or made of such."""
+        return 0
+
+    def macs(self, shape: Shape) -> int:
+        """Multiply-accumulates of one image, where its value has this shape without the batch.
+
+        As networks are usually measured: convolutions and linear maps alone count, and what falls
+        on a convolution's padding counts too.
+        """
+        return 0
+
+    def _silent(self, question: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} does not say {question}")
+
+
+class Affine(Op):
+    """A linear map and a constant.  It takes scales up or lets none by: its constant would not."""
+
+    def carry(self, scales: Sequence[Scales], shapes: Sequence[Shape]) -> Scales | None:
+        return None
+
+    def split(self, scale: Scales, shapes: Sequence[Shape]) -> tuple[Scales, ...] | None:
+        return None
+
+    @abstractmethod
+    def parts(self) -> tuple[Self, Self]:
+        """With what is positive of its weights, and the constant; and with what is negative."""
+
+    def bounds(self, *intervals: Interval) -> Interval:
+        ((low, high),) = intervals
+        positive, negative = self.parts()
+        return (
+            positive.apply(low) + negative.apply(high),
+            positive.apply(high) + negative.apply(low),
+        )
+
+    @property
+    def parameters(self) -> int:
+        values = (getattr(self, f.name) for f in fields(self))
+        return sum(v.size for v in values if isinstance(v, jax.Array | np.ndarray))
+
+
+class Positive(Op):
+    """A linear map whose every weight is one or zero: lower bounds make the lower bound."""
+
+    def bounds(self, *intervals: Interval) -> Interval:
+        lows, highs = zip(*intervals, strict=True)
+        return self.apply(*lows), self.apply(*highs)
+
+    def paths(self, *events: Float[Array, "1 ..."]) -> Float[Array, "1 ..."]:
+        return self.apply(*events)
+
+
+def compact(scale: Scales) -> Scales:
+    """The same scale with axes over which it is constant reduced to one.
+
+    >>> compact(np.array([[1.0, 2.0], [1.0, 2.0]])), compact(np.ones((2, 2)))
+    (array([[1., 2.]]), array(1.))
+    """
+    for axis in range(scale.ndim):
+        first = scale.take([0], axis)
+        if (scale == first).all():
+            scale = first
+    return scale.reshape(()) if scale.size == 1 else scale
+
+
+def equal(a: Scales, b: Scales) -> bool:
+    """Whether two scales are the same everywhere.
+
+    >>> equal(np.ones(()), np.ones((2, 2)))
+    True
+    """
+    return bool(np.all(np.equal(*np.broadcast_arrays(compact(a), compact(b)))))
+
+
+def constant_along(scale: Scales, axes: Sequence[bool]) -> bool:
+    """Whether a scale is the same all along those axes of a value that are marked."""
+    sizes = compact(scale).shape[::-1]  # aligned at the last axis, as in broadcasting
+    return all(s == 1 for s, marked in zip(sizes, axes[::-1], strict=False) if marked)
+
+
+def by_channel(scale: Scales) -> bool:
+    """Whether a scale differs along the last axis at most."""
+    scale = compact(scale)
+    return scale.size == 1 or scale.size == scale.shape[-1]
+
+
+def rounded(value: Any, like: Array) -> Array:
+    """Numbers found in float64, in the type of those that they replace: rounded once."""
+    return jnp.asarray(value, like.dtype)
+
+
+def wide(value: Any) -> Scales:
+    """Numbers in float64, where products of several float32 ones are not rounded in between."""
+    return np.asarray(value, np.float64)

@@ -1,0 +1,195 @@
+"""Operations with weights: convolutions, linear maps, scales, and the rounding of images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Real
+
+from tcl_jax.graph.convolution import convolve, weigh
+from tcl_jax.graph.ops.base import (
+    Affine,
+    Interval,
+    Op,
+    Scales,
+    Shape,
+    by_channel,
+    compact,
+    leaves,
+    rounded,
+    wide,
+)
+from tcl_jax.promotion import against, alike, wider
+
+
+@dataclass(frozen=True)
+class Weighted(Affine):
+    """Sums over inputs, each times a weight ``kernel[..., in, out]``, and a bias by channel."""
+
+    synapse: ClassVar[Literal["weight", "sum"] | None] = "weight"
+
+    kernel: Array
+    bias: Array | None
+
+    def then(self, scale: Scales, shift: Scales) -> Self | None:
+        channels = self.kernel.shape[-1]
+        if not all(s.size == 1 or s.shape[-1] == s.size == channels for s in (scale, shift)):
+            return None
+        scale, shift = (np.broadcast_to(s.reshape(-1), (channels,)) for s in (scale, shift))
+        bias = np.zeros(channels) if self.bias is None else wide(self.bias)
+        return replace(
+            self,
+            kernel=rounded(wide(self.kernel) * scale, self.kernel),
+            bias=rounded(bias * scale + shift, self.kernel),
+        )
+
+    def after(self, scales: Sequence[Scales]) -> Self | None:
+        (scale,) = map(compact, scales)
+        if not by_channel(scale):
+            return None
+        kernel = rounded(self._weighted(wide(self.kernel), scale.reshape(-1)), self.kernel)
+        return replace(self, kernel=kernel)
+
+    def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
+        """A kernel times a number for each channel that is read, or one for all."""
+        return kernel * channels[:, None]
+
+    def parts(self) -> tuple[Self, Self]:
+        positive = replace(self, kernel=jnp.maximum(self.kernel, 0))
+        return positive, replace(self, kernel=jnp.minimum(self.kernel, 0), bias=None)
+
+    def macs(self, shape: Shape) -> int:
+        # Every output is a sum over the kernel's inputs: all its axes but the last.
+        return math.prod(shape) * math.prod(self.kernel.shape[:-1])
+
+    def _with_bias(self, y: Array) -> Array:
+        if self.bias is None:
+            return y
+        y, bias = alike(y, against(self.bias, y))
+        return y + bias
+
+
+@leaves("kernel", "bias")
+@dataclass(frozen=True)
+class Conv(Weighted):
+    """Convolution: channels last, kernel ``[*window, in / groups, out]``."""
+
+    kernel: Real[Array, "*window i o"]
+    bias: Real[Array, " o"] | None
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def apply(self, *values: Array) -> Array:
+        (x,) = values
+        how = self.strides, self.padding, self.dilation, self.groups
+        return self._with_bias(convolve(x, self.kernel, *how))
+
+    def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
+        if channels.size == 1 or self.groups == 1:
+            return kernel * channels[:, None]
+        # Kernels of group k read the k-th part of the input's channels.
+        by_group = channels.reshape(self.groups, 1, -1).transpose(2, 0, 1)
+        parts = kernel.reshape(*kernel.shape[:-1], self.groups, -1) * by_group
+        return parts.reshape(kernel.shape)
+
+    def paths(self, *events: Array) -> Array:
+        # The outputs of a group all see the same: one for each group is enough.
+        (x,) = events
+        ones = jnp.ones((*self.kernel.shape[:-1], self.groups), x.dtype)
+        seen = replace(self, kernel=ones, bias=None).apply(x)
+        return jnp.repeat(seen, self.kernel.shape[-1] // self.groups, -1)
+
+
+@leaves("kernel", "bias")
+@dataclass(frozen=True)
+class Dense(Weighted):
+    """Linear map of the last axis."""
+
+    kernel: Real[Array, "i o"]
+    bias: Real[Array, " o"] | None
+
+    def apply(self, *values: Array) -> Array:
+        (x,) = values
+        return self._with_bias(weigh(x, self.kernel, _product))
+
+    def paths(self, *events: Array) -> Array:
+        (x,) = events
+        sums = jnp.sum(x, -1, keepdims=True)
+        return jnp.broadcast_to(sums, (*x.shape[:-1], self.kernel.shape[-1]))
+
+
+def _product(x: Array, kernel: Array, **how: Any) -> Array:
+    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **how)
+
+
+@leaves("scale", "shift")
+@dataclass(frozen=True)
+class Scale(Affine):
+    """``scale · x + shift``, each broadcasting against the signal (batch norm, an amplitude)."""
+
+    scale: Real[Array, "..."]
+    shift: Real[Array, "..."]
+
+    def apply(self, *values: Array) -> Array:
+        (x,) = values
+        x = x.astype(wider(x.dtype, self.scale.dtype))
+        return x * against(self.scale, x) + against(self.shift, x)
+
+    @property
+    def scaling(self) -> tuple[Scales, Scales] | None:
+        return wide(self.scale), wide(self.shift)
+
+    def then(self, scale: Scales, shift: Scales) -> Self | None:
+        return replace(
+            self,
+            scale=rounded(wide(self.scale) * scale, self.scale),
+            shift=rounded(wide(self.shift) * scale + shift, self.shift),
+        )
+
+    def after(self, scales: Sequence[Scales]) -> Self | None:
+        return replace(self, scale=rounded(wide(self.scale) * scales[0], self.scale))
+
+    def parts(self) -> tuple[Self, Self]:
+        nothing = jnp.zeros_like(self.shift)
+        positive = replace(self, scale=jnp.maximum(self.scale, 0))
+        return positive, replace(self, scale=jnp.minimum(self.scale, 0), shift=nothing)
+
+    def paths(self, *events: Array) -> Array:
+        (x,) = events
+        scale, shift = (jnp.ones_like(v, x.dtype) for v in (self.scale, self.shift))
+        return replace(self, scale=scale, shift=0 * shift).apply(x)
+
+
+@leaves("rate")
+@dataclass(frozen=True)
+class Quantise(Op):
+    """``round(rate · x)`` as int8, between -127 and 127: the images of an integer network."""
+
+    rate: Real[Array, ""]
+
+    def apply(self, *values: Array) -> Array:
+        # A product is rounded alike everywhere, which a quotient is not.
+        (x,) = values
+        dtype = wider(x.dtype, self.rate.dtype)
+        scaled = x.astype(dtype) * self.rate.astype(dtype)
+        return jnp.clip(jnp.round(scaled), -127, 127).astype(jnp.int8)
+
+    # It is linear up to rounding alone, so that no scale passes.
+    def carry(self, scales: Sequence[Scales], shapes: Sequence[Shape]) -> Scales | None:
+        return None
+
+    def split(self, scale: Scales, shapes: Sequence[Shape]) -> tuple[Scales, ...] | None:
+        return None
+
+    def bounds(self, *intervals: Interval) -> Interval:
+        ((low, high),) = intervals
+        return self.apply(low), self.apply(high)
+
+    def paths(self, *events: Array) -> Array:
+        return events[0]
