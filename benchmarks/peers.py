@@ -65,20 +65,20 @@ class Network(torch.nn.Module):
     def __init__(self, graph: SpikingGraph, library: str, mode: str, layout: str, batch: int):
         super().__init__()
         self.mode, self.batch, self.library = mode, batch, library
-        self.nodes = graph.nodes
+        self.graph = graph
         self.layout = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         self.layers = torch.nn.ModuleDict()
         self.scales: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for node in graph.nodes:
-            layer = _layer(node)
-            if isinstance(node, g.Neuron | g.Output):
+            layer = _layer(node.op)
+            if isinstance(node.op, g.Neuron | g.Output):
                 # Else equal weights would not mean equal spikes.
-                assert np.all(np.asarray(node.threshold) == 1)
+                assert np.all(np.asarray(node.op.threshold) == 1)
                 layer = None if mode == "ann" else _neuron(library, mode, batch)
             if layer is not None:
                 self.layers[_key(node)] = layer
-            if isinstance(node, g.Scale):
-                self.scales[node.name] = _vector(node.scale), _vector(node.shift)
+            if isinstance(node.op, g.Scale):
+                self.scales[node.name] = _vector(node.op.scale), _vector(node.op.shift)
         self.eval().to(DEVICE, memory_format=self.layout)
 
     @torch.inference_mode()
@@ -98,32 +98,27 @@ class Network(torch.nn.Module):
         return sum(self._pass(fixed, 1) for _ in range(timesteps))
 
     def _fixed(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        values: dict[str, torch.Tensor] = {}
-        for node in self.nodes:
-            if isinstance(node, g.Input):
-                values[node.name] = x
-            elif not isinstance(node, g.Neuron) and all(i in values for i in node.inputs):
-                values[node.name] = self._affine(node, *(values[i] for i in node.inputs))
-        return values
+        def affine(node: g.Node[g.Op], *values: Any) -> Any:
+            return None if any(v is None for v in values) else self._affine(node, *values)
+
+        values = g.walk(self.graph, {self.graph.input.name: x}, affine, lambda node, z: None)
+        return {name: value for name, value in values.items() if value is not None}
 
     def _pass(self, fixed: dict[str, torch.Tensor], steps: int) -> torch.Tensor:
-        values: dict[str, torch.Tensor] = {}
-        for node in self.nodes:
-            if node.name in fixed:
-                continue
-            inputs = [
-                values[i] if i in values else fixed[i].repeat(steps, *[1] * (fixed[i].ndim - 1))
-                for i in node.inputs
-            ]
-            if isinstance(node, g.Neuron | g.Output):
-                if self.mode == "ann":
-                    y = inputs[0].clamp(0, 1) if isinstance(node, g.Neuron) else inputs[0]
-                else:
-                    y = self._fire(self.layers[_key(node)], inputs[0], steps)
-            else:
-                y = self._affine(node, *inputs)
-            values[node.name] = y
-        return y.unflatten(0, (steps, self.batch)).sum(0)
+        repeated: dict[str, torch.Tensor] = {}
+        for node in self.graph.nodes:  # of what is fixed, what the rest reads
+            for name in (self.graph.nodes[i].name for i in node.inputs):
+                if node.name not in fixed and name in fixed and name not in repeated:
+                    value = fixed[name]
+                    repeated[name] = value.repeat(steps, *[1] * (value.ndim - 1))
+
+        def population(node: g.Node[g.Neuron | g.Output], z: torch.Tensor) -> torch.Tensor:
+            if self.mode == "ann":
+                return z.clamp(0, 1) if isinstance(node.op, g.Neuron) else z
+            return self._fire(self.layers[_key(node)], z, steps)
+
+        values = g.walk(self.graph, fixed | repeated, self._affine, population)
+        return values[self.graph.output.name].unflatten(0, (steps, self.batch)).sum(0)
 
     def _fire(self, layer: torch.nn.Module, current: torch.Tensor, steps: int) -> torch.Tensor:
         if self.mode == "single":
@@ -133,28 +128,26 @@ class Network(torch.nn.Module):
             return layer(by_step.transpose(0, 1)).transpose(0, 1).flatten(0, 1)
         return layer(by_step).flatten(0, 1)
 
-    def _affine(self, node: g.Node, *inputs: torch.Tensor) -> torch.Tensor:
-        x = inputs[0]
-        match node:
+    def _affine(self, node: g.Node[g.Op], *inputs: torch.Tensor) -> torch.Tensor:
+        x, op = inputs[0], node.op
+        match op:
             case g.Conv() | g.Dense():
                 return self.layers[_key(node)](x)
             case g.Scale():
                 scale, shift = (self._against(v, x) for v in self.scales[node.name])
                 return x * scale + shift
             case g.Pool():
-                x = F.pad(x, [n for pair in reversed(node.padding[:2]) for n in pair])
-                size = node.window[0] * node.window[1]
-                return F.avg_pool2d(x, node.window[:2], node.strides[:2]) * (
-                    float(node.factor) * size
-                )
+                x = F.pad(x, [n for pair in reversed(op.padding[:2]) for n in pair])
+                size = op.window[0] * op.window[1]
+                return F.avg_pool2d(x, op.window[:2], op.strides[:2]) * (float(op.factor) * size)
             case g.Sum():
-                return x.sum([{0: 2, 1: 3, 2: 1}[a] for a in node.axes]) * float(node.factor)
+                return x.sum([{0: 2, 1: 3, 2: 1}[a] for a in op.axes]) * float(op.factor)
             case g.Reshape():
                 x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
-                return x.reshape(x.shape[0], *node.shape)
+                return x.reshape(x.shape[0], *op.shape)
             case g.Add():
                 return x + inputs[1]
-        raise TypeError(f"no PyTorch form of {type(node).__name__}")
+        raise TypeError(f"no PyTorch form of {type(op).__name__}")
 
     @staticmethod
     def _against(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -165,34 +158,34 @@ def _vector(value: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(value)).to(DEVICE)
 
 
-def _key(node: g.Node) -> str:
+def _key(node: g.Node[g.Kind]) -> str:
     return node.name.replace(".", "_")
 
 
-def _layer(node: g.Node) -> torch.nn.Module | None:
-    match node:
+def _layer(op: g.Kind) -> torch.nn.Module | None:
+    match op:
         case g.Conv():
-            kernel = np.asarray(node.kernel).transpose(3, 2, 0, 1)
+            kernel = np.asarray(op.kernel).transpose(3, 2, 0, 1)
             layer: Any = torch.nn.Conv2d(
-                kernel.shape[1] * node.groups,
+                kernel.shape[1] * op.groups,
                 kernel.shape[0],
                 kernel.shape[2:],
-                node.strides,
-                dilation=node.dilation,
-                groups=node.groups,
+                op.strides,
+                dilation=op.dilation,
+                groups=op.groups,
             )
-            pads = [n for pair in reversed(node.padding) for n in pair]
-            if node.padding[0][0] == node.padding[0][1] == node.padding[1][0] == node.padding[1][1]:
-                layer.padding = node.padding[0][0], node.padding[1][0]
+            pads = [n for pair in reversed(op.padding) for n in pair]
+            if op.padding[0][0] == op.padding[0][1] == op.padding[1][0] == op.padding[1][1]:
+                layer.padding = op.padding[0][0], op.padding[1][0]
                 module: torch.nn.Module = layer
             else:
                 module = torch.nn.Sequential(torch.nn.ZeroPad2d(pads), layer)
         case g.Dense():
-            kernel = np.asarray(node.kernel).T
+            kernel = np.asarray(op.kernel).T
             module = layer = torch.nn.Linear(kernel.shape[1], kernel.shape[0])
         case _:
             return None
-    bias = np.zeros(kernel.shape[0], np.float32) if node.bias is None else np.asarray(node.bias)
+    bias = np.zeros(kernel.shape[0], np.float32) if op.bias is None else np.asarray(op.bias)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
         layer.bias.copy_(torch.from_numpy(np.broadcast_to(bias, kernel.shape[:1]).copy()))

@@ -221,7 +221,9 @@ def _ann(graph: Any, batch: int) -> Callable[..., np.ndarray]:
     mesh = cluster.data_mesh()
     lowered = cluster.replicate(simulation.lower(graph), mesh)
     forward = jax.jit(conversion.evaluate)
-    forward(lowered, cluster.shard_batch(np.zeros((batch, *graph.input.shape), np.float32), mesh))
+    forward(
+        lowered, cluster.shard_batch(np.zeros((batch, *graph.input.op.shape), np.float32), mesh)
+    )
     return lambda images, _: np.asarray(forward(lowered, cluster.shard_batch(images, mesh)))
 
 

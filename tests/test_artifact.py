@@ -69,7 +69,7 @@ def _assert_same(one: Artifact, other: Artifact) -> None:
 
 def test_the_network_has_every_kind_of_node(artifact):
     # Integer networks alone have Quantise; their own test saves and loads one.
-    kinds = {type(node) for node in artifact.graph.nodes} | {graph.Quantise}
+    kinds = {type(node.op) for node in artifact.graph.nodes} | {graph.Quantise}
     assert kinds == set(graph.KINDS.values())
 
 

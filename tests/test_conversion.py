@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wiring
 from flax import nnx
 
 from tcl_jax import InputError, clip, convert, models, simulation
@@ -34,7 +35,7 @@ def _assert_same_logits(graph: SpikingGraph, expected, x) -> None:
 
 
 def _kinds(graph: SpikingGraph) -> list[str]:
-    return [type(node).__name__ for node in graph.nodes]
+    return [type(node.op).__name__ for node in graph.nodes]
 
 
 # --- Whole networks -------------------------------------------------------------------------
@@ -70,9 +71,9 @@ def test_a_network_keeps_its_logits(name, shape, randomised, rng):
 
     clipped = jax.tree_util.tree_leaves_with_path(variables["params"])
     lams = sorted(float(v) for path, v in clipped if path[-1].key == "lam")
-    assert sorted(float(n.threshold) for n in traced.neurons) == lams
+    assert sorted(float(n.op.threshold) for n in traced.neurons) == lams
     assert len(normalised.neurons) == len(lams)
-    assert all(np.all(n.threshold == 1) for n in (*normalised.neurons, normalised.output))
+    assert all(np.all(n.op.threshold == 1) for n in (*normalised.neurons, normalised.output))
     assert norms == {"output": pytest.approx(float(logits.max()), rel=TOLERANCE)}
     assert "Scale" in _kinds(traced) and "Scale" not in _kinds(folded)
     for graph in (traced, folded, normalised):
@@ -100,7 +101,7 @@ def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng)
 
     charge = jax.jit(simulate)(simulation.lower(graph), x)
     early, late = (
-        np.abs(charge[t - 1] / t * graph.output.scale - logits).max() / np.abs(logits).max()
+        np.abs(charge[t - 1] / t * graph.output.op.scale - logits).max() / np.abs(logits).max()
         for t in times
     )
     assert late < 0.02
@@ -132,7 +133,7 @@ def _in_jax(weights):
 def test_folding_is_eq_7(rng):
     w = _two_layers(rng)
     folded = fold(trace(_in_jax(w), jnp.zeros((1, 5))))
-    first, second = (n for n in folded.nodes if isinstance(n, g.Dense))
+    first, second = wiring.operations(folded, g.Dense)
     factor = w["gamma"] / np.sqrt(w["var"])
     # Two float32 roundings of factors, one of the result.
     np.testing.assert_allclose(first.kernel, w["w1"] * factor, rtol=1e-6)
@@ -146,12 +147,8 @@ def test_normalising_is_eq_5(rng):
     w = _two_layers(rng)
     folded = fold(trace(_in_jax(w), jnp.zeros((1, 5))))
     lam, lam_out = np.float32(1.7), np.float32(3.3)
-    before = [n for n in folded.nodes if isinstance(n, g.Dense)]
-    after = [
-        n
-        for n in normalise(with_norms(folded, {"output": lam_out})).nodes
-        if isinstance(n, g.Dense)
-    ]
+    before = wiring.operations(folded, g.Dense)
+    after = wiring.operations(normalise(with_norms(folded, {"output": lam_out})), g.Dense)
     for one, other, lam_in, own in zip(before, after, (1, lam), (lam, lam_out), strict=True):
         np.testing.assert_allclose(
             other.kernel, np.asarray(one.kernel) * lam_in / own, rtol=3e-7, atol=0
@@ -168,13 +165,12 @@ def test_an_identity_shortcut_becomes_the_ratio_of_norm_factors():
         return clip(jax.nn.relu(y @ w + x), 4.0) @ w
 
     graph = normalise(with_norms(trace(block, jnp.zeros((1, 3))), {"output": 1.0}))
-    (scale,) = (n for n in graph.nodes if isinstance(n, g.Scale))
-    assert scale.scale.item() == 0.5 / 4.0 and scale.shift.item() == 0.0
-    by_name = {n.name: n for n in graph.nodes}
-    assert isinstance(by_name[scale.inputs[0]], g.Neuron)
-    (reader,) = (n for n in graph.nodes if scale.name in n.inputs)
-    assert isinstance(reader, g.Add)
-    kernels = [n.kernel[0, 0].item() for n in graph.nodes if isinstance(n, g.Dense)]
+    ((number, scale),) = ((i, n) for i, n in enumerate(graph.nodes) if isinstance(n.op, g.Scale))
+    assert scale.op.scale.item() == 0.5 / 4.0 and scale.op.shift.item() == 0.0
+    assert isinstance(graph.nodes[scale.inputs[0]].op, g.Neuron)
+    (reader,) = (n for n in graph.nodes if number in n.inputs)
+    assert isinstance(reader.op, g.Add)
+    kernels = [op.kernel[0, 0].item() for op in wiring.operations(graph, g.Dense)]
     assert kernels == [0.5 / 0.5, 0.5 * 0.5 / 2, 0.5 * 2 / 4, 0.5 * 4]
 
 
@@ -202,7 +198,7 @@ def test_folding_leaves_a_value_that_others_read():
 
 def _assert_converts(fn, x) -> SpikingGraph:
     graph = convert(lambda _, x: fn(x), None, [x])
-    assert all(np.all(n.threshold == 1) for n in (*graph.neurons, graph.output))
+    assert all(np.all(n.op.threshold == 1) for n in (*graph.neurons, graph.output))
     _assert_same_logits(graph, fn(x), x)
     return graph
 
@@ -277,7 +273,7 @@ def test_grouped_convolution(lam, rng):
         return y.reshape(y.shape[0], -1) @ w_out
 
     graph = _assert_converts(network, x)
-    assert [n.groups for n in graph.nodes if isinstance(n, g.Conv)] == [1, 2]
+    assert [op.groups for op in wiring.operations(graph, g.Conv)] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["pool", "convolution", "both"])

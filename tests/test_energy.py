@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wiring
 from cli import converted as converted
 from cli import succeed
 from cli import trained as trained
@@ -23,14 +24,12 @@ ONE = jnp.ones(())
 def _conv(shape, kernel, strides, padding, dilation, groups, rng):
     """A graph of neurons, a convolution and neurons."""
     weights = jnp.asarray(rng.normal(0, 0.3, kernel), jnp.float32)
-    return g.SpikingGraph(
-        (
-            g.Input("input", (), shape),
-            g.Neuron("a", ("input",), ONE),
-            g.Conv("conv", ("a",), weights, None, strides, padding, dilation, groups),
-            g.Neuron("b", ("conv",), ONE),
-            g.Output("output", ("b",), ONE, ONE),
-        )
+    return wiring.graph(
+        input=(g.Input(shape),),
+        a=(g.Neuron(ONE), "input"),
+        conv=(g.Conv(weights, None, strides, padding, dilation, groups), "a"),
+        b=(g.Neuron(ONE), "conv"),
+        output=(g.Output(ONE, ONE), "b"),
     )
 
 
@@ -72,7 +71,7 @@ def test_fan_out_of_a_convolution(name, rng):
     found = energy.fan_outs(graph)
     np.testing.assert_array_equal(found["a"].sites, expected)
     assert (found["b"].sites == 1).all() and not found["output"].sites.any()
-    macs = graph.nodes[2].macs(g.shapes(graph)["conv"])
+    macs = graph.nodes[2].op.macs(g.shapes(graph)["conv"])
     padded = any(sum(p) for p in settings[3])
     assert analog_operations(graph).macs == expected.sum()
     assert (expected.sum() < macs) if padded else (expected.sum() == macs)
@@ -152,8 +151,8 @@ def test_analog_operations_are_summed_before_they_are_handed_on(network):
     additions = 6 * 6 * 3 + 6 * 6 * 6 + 3 * 3 * 4  # shortcut and pools
     assert analog_operations(graph) == Operations(macs, additions)
     assert analog_operations(graph, first=True) == Operations(_same(6, 2, 3).sum(), 0)
-    operations = [n for n in graph.nodes if isinstance(n, g.Op)]
-    counted = sum(op.macs(g.shapes(graph)[op.name]) for op in operations)
+    operations = [n for n in graph.nodes if isinstance(n.op, g.Op)]
+    counted = sum(n.op.macs(g.shapes(graph)[n.name]) for n in operations)
     assert macs < counted < 1.5 * macs, "apart from padding they are the usual count"
 
 
@@ -215,8 +214,8 @@ def test_a_lowered_network_costs_what_it_did():
     flat = g.SpikingGraph(
         (
             *graph.nodes[:-1],
-            g.Reshape("flat", ("b",), (16,)),
-            g.Output("output", ("flat",), ONE, ONE),
+            g.Node(g.Reshape((16,)), (3,), "flat"),
+            g.Node(g.Output(ONE, ONE), (4,), "output"),
         )
     )
     batch = {"image": x, "label": jnp.zeros(4, jnp.int32), "mask": jnp.ones(4, bool)}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wiring
 
 from tcl_jax import InputError, clip, convert
 from tcl_jax import graph as g
@@ -23,34 +24,44 @@ def small(w, x):
     return clip(jax.nn.relu(x @ w), 2.0) @ w
 
 
-def dense(name, reads, shape=(2, 2)):
-    return g.Dense(name, (reads,), jnp.ones(shape), None)
+def dense(*shape):
+    return g.Dense(jnp.ones(shape or (2, 2)), None)
 
 
-INPUT, OUTPUT = g.Input("x", (), (2,)), g.Output("y", ("a",), ONE, ONE)
+IN, OUT = g.Input((2,)), g.Output(ONE, ONE)
+START, END = {"x": (IN,)}, {"y": (OUT, "a")}
+
+
+def between(*a, end=OUT):
+    """The input, one node, and the output that reads it."""
+    return wiring.nodes(x=(IN,), a=a, y=(end, "a"))
 
 
 @pytest.mark.parametrize(
     "given, says",
     [
-        ((INPUT, dense("a", "x"), dense("a", "x"), OUTPUT), "two nodes are named 'a'"),
-        ((INPUT, OUTPUT, dense("a", "x")), "'y' reads 'a', which does not come before it"),
-        ((INPUT, dense("a", "a"), OUTPUT), "'a' reads 'a', which does not come before it"),
-        ((dense("a", "x"), OUTPUT), "'a' reads 'x', which does not come before it"),
-        ((INPUT, dense("a", "x"), OUTPUT, dense("b", "a")), "the output must be the last node"),
-        ((INPUT, dense("a", "x")), "has one output, got 0"),
-        ((INPUT, dense("a", "x"), OUTPUT, dataclasses.replace(OUTPUT, name="z")), "one output"),
-        ((INPUT, g.Input("a", (), (2,)), OUTPUT), "has one input, got 2"),
+        (2 * between(dense(), "x"), "two nodes are named 'x'"),
+        (wiring.nodes(**START, **END, a=(dense(), "x")), "'y' reads node 2, which does not come"),
+        (between(dense(), "a"), "'a' reads node 1, which does not come before it"),
+        (between(dense(), "nobody"), "'a' reads node 3, which does not come before it"),
+        ((g.Node(dense(), (-1,), "a"),), "'a' reads node -1, which does not come before it"),
+        (
+            wiring.nodes(**START, a=(dense(), "x"), **END, b=(dense(), "a")),
+            "the output must be the last node",
+        ),
+        (wiring.nodes(**START, a=(dense(), "x")), "has one output, got 0"),
+        (wiring.nodes(**START, a=(dense(), "x"), **END, z=(OUT, "a")), "one output"),
+        (between(IN), "has one input, got 2"),
         ((), "has one input, got 0"),
-        ((INPUT, g.Add("a", ("x",)), OUTPUT), "'a' reads 1 values, and must read 2"),
-        ((INPUT, g.Concat("a", (), 0), OUTPUT), "'a' reads 0 values, and must read 1"),
-        ((INPUT, g.Neuron("a", ("x", "x"), ONE), OUTPUT), "'a' reads 2 values, and must read 1"),
-        ((INPUT, g.Neuron("a", ("x",), jnp.ones(3)), OUTPUT), r"threshold of 'a' has shape \(3,\)"),
-        ((INPUT, g.Neuron("a", ("x",), jnp.ones((4, 2))), OUTPUT), "does not broadcast against"),
-        ((INPUT, dense("a", "x"), g.Output("y", ("a",), jnp.ones(3), ONE)), "threshold of 'y'"),
-        ((INPUT, dense("a", "x", (3, 2)), OUTPUT), r"node 'a' cannot read \(2,\): "),
-        ((INPUT, g.Reshape("a", ("x",), (3,)), OUTPUT), r"node 'a' cannot read \(2,\): "),
-        ((INPUT, "a", OUTPUT), "a str is no node"),
+        (between(g.Add(), "x"), "'a' reads 1 values, and must read 2"),
+        (between(g.Concat(0)), "'a' reads 0 values, and must read 1"),
+        (between(g.Neuron(ONE), "x", "x"), "'a' reads 2 values, and must read 1"),
+        (between(g.Neuron(jnp.ones(3)), "x"), r"threshold of 'a' has shape \(3,\)"),
+        (between(g.Neuron(jnp.ones((4, 2))), "x"), "does not broadcast against"),
+        (between(dense(), "x", end=g.Output(jnp.ones(3), ONE)), "threshold of 'y'"),
+        (between(dense(3, 2), "x"), r"node 'a' cannot read \(2,\): "),
+        (between(g.Reshape((3,)), "x"), r"node 'a' cannot read \(2,\): "),
+        (between("a", "x"), "a str is no node"),
     ],
 )
 def test_a_graph_checks_itself(given, says):
@@ -77,15 +88,18 @@ class Double(g.Op):
 
 def test_a_kind_needs_no_more_than_what_it_does():
     """Readings that nothing general is true of refuse it: none takes it for something else."""
-    double = Double("a", ("x",))
-    scale = g.Scale("s", ("a",), 3 * ONE, jnp.zeros(()))
-    neuron = g.Neuron("n", ("s",), ONE)
-    graph = g.SpikingGraph(
-        (INPUT, double, scale, neuron, dense("d", "n"), g.Output("y", ("d",), ONE, ONE))
+    double = Double()
+    graph = wiring.graph(
+        x=(IN,),
+        a=(double, "x"),
+        s=(g.Scale(3 * ONE, jnp.zeros(())), "a"),
+        n=(g.Neuron(ONE), "s"),
+        d=(dense(), "n"),
+        y=(OUT, "d"),
     )
     np.testing.assert_array_equal(evaluate(graph, X), np.minimum(6 * X, 1) @ np.ones((2, 2)))
     np.testing.assert_array_equal(evaluate(fold(graph), X), evaluate(graph, X))
-    assert [type(n) for n in fold(graph).nodes] == [type(n) for n in graph.nodes]
+    assert [n.name for n in fold(graph).nodes] == [n.name for n in graph.nodes]
     assert g.shapes(graph)["a"] == (2,) and double.parameters == double.macs((2,)) == 0
     half = np.asarray(0.5)
     assert double.carry([half], [(2,)]) == half and double.split(half, [(2,)]) == (half,)

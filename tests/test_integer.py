@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wiring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
@@ -76,36 +77,37 @@ def _convolved(x, node):
 
 
 def _step(graph, potentials, image):
-    values, spikes = {}, {}
+    values, spikes = [], {}
     for node in graph.nodes:
         ins = [values[i] for i in node.inputs]
-        match node:
+        op = node.op
+        match op:
             case g.Input():
                 value = image
             case g.Quantise():
-                value = np.rint(ins[0] * np.float32(node.rate)).clip(-127, 127).astype(np.int64)
+                value = np.rint(ins[0] * np.float32(op.rate)).clip(-127, 127).astype(np.int64)
             case g.Conv():
-                value = _convolved(ins[0], node)
-                value = value + (0 if node.bias is None else np.asarray(node.bias))
+                value = _convolved(ins[0], op)
+                value = value + (0 if op.bias is None else np.asarray(op.bias))
             case g.Dense():
-                value = ins[0] @ np.asarray(node.kernel, np.int64)
-                value = value + (0 if node.bias is None else np.asarray(node.bias))
+                value = ins[0] @ np.asarray(op.kernel, np.int64)
+                value = value + (0 if op.bias is None else np.asarray(op.bias))
             case g.Pool():
                 b, h, w, c = ins[0].shape
-                k = node.window[0]
+                k = op.window[0]
                 value = ins[0].reshape(b, h // k, k, w // k, k, c).sum((2, 4))
             case g.Scale():
-                value = ins[0] * np.asarray(node.scale) + np.asarray(node.shift)
+                value = ins[0] * np.asarray(op.scale) + np.asarray(op.shift)
             case g.Add():
                 value = ins[0] + ins[1]
             case g.Reshape():
-                value = ins[0].reshape(ins[0].shape[0], *node.shape)
+                value = ins[0].reshape(ins[0].shape[0], *op.shape)
             case g.Neuron() | g.Output():
                 potential = potentials.get(node.name, 0) + ins[0]
-                value = (potential >= np.asarray(node.threshold)).astype(np.int64)
-                potentials[node.name] = potential - value * np.asarray(node.threshold)
+                value = (potential >= np.asarray(op.threshold)).astype(np.int64)
+                potentials[node.name] = potential - value * np.asarray(op.threshold)
                 spikes[node.name] = value
-        values[node.name] = value
+        values.append(value)
     return spikes
 
 
@@ -133,9 +135,9 @@ def test_weights_are_rounded_in_units_of_their_channel(rng):
         return clip(jax.nn.relu(x @ w + 0.5), 1.0) @ jnp.eye(4)
 
     graph = convert(network, w, x)
-    hidden = next(n for n in simulation.quantise(graph, x).nodes if isinstance(n, g.Dense))
+    hidden = wiring.operations(simulation.quantise(graph, x), g.Dense)[0]
     found = simulation.quantise(graph, x)
-    neuron = found.neurons[1]
+    neuron = found.neurons[1].op
     unit = np.abs(np.asarray(w, np.float64) * 2).max(0) / 127  # the layer before has λ = 2
     np.testing.assert_array_equal(hidden.kernel, np.rint(np.asarray(w, np.float64) * 2 / unit))
     np.testing.assert_array_equal(hidden.bias, np.rint(0.5 / unit))
@@ -154,8 +156,8 @@ def test_logits_are_nearly_those_of_the_float_network(name, rng, randomised):
     for key, network in {"float": graph, "int": simulation.quantise(graph, x)}.items():
         state = jax.jit(simulation.simulate, static_argnums=2)(simulation.lower(network), x, 100)
         out = network.output
-        total = np.asarray(state.membrane[out.name]) + np.asarray(state.counts * out.threshold)
-        logits[key] = total * np.asarray(out.scale)
+        total = np.asarray(state.membrane[out.name]) + np.asarray(state.counts * out.op.threshold)
+        logits[key] = total * np.asarray(out.op.scale)
     error = np.abs(logits["int"] - logits["float"]).max() / np.abs(logits["float"]).max()
     assert 0 < error < 0.1
 
@@ -281,10 +283,12 @@ def test_initial_potential_floor_and_membrane_readout_are_whole(weights, images)
     neurons = simulation.Neurons(v0=0.5, floor=1.0)
     state = simulation.init_state(graph, 1, neurons)
     first = graph.neurons[0]
-    np.testing.assert_array_equal(state.membrane[first.name][0, 0, 0], np.rint(first.threshold / 2))
+    np.testing.assert_array_equal(
+        state.membrane[first.name][0, 0, 0], np.rint(first.op.threshold / 2)
+    )
     state = simulation.simulate(graph, images, LATENCY, neurons=neurons)
     for neuron in graph.neurons:
-        assert np.all(np.asarray(state.membrane[neuron.name]) >= -np.asarray(neuron.threshold))
+        assert np.all(np.asarray(state.membrane[neuron.name]) >= -np.asarray(neuron.op.threshold))
     for readout in ("spikes", "membrane"):
         assert simulation.classify(graph, state, readout).shape == (8,)
 
@@ -293,7 +297,7 @@ def test_whole_potentials_leak_whole_numbers():
     """Against a scalar loop."""
     graph = convert(lambda _, x: clip(jax.nn.relu(x), 1.0), None, [jnp.ones((1, 1))])
     graph = simulation.quantise(graph, jnp.ones((1, 1)))
-    (name,), threshold = [n.name for n in graph.neurons], int(graph.neurons[0].threshold.max())
+    (name,), threshold = [n.name for n in graph.neurons], int(graph.neurons[0].op.threshold.max())
     x = jnp.asarray([[0.4]])
     current = simulation.simulate(graph, x, 1).membrane[name].item()
     v, counts = 0, 0
@@ -341,10 +345,10 @@ def test_a_current_that_is_read_twice(rng):
         return clip(jax.nn.relu(a + a), 2.0) @ w
 
     graph = simulation.quantise(convert(network, None, [x]), x)
-    (add,) = (n for n in graph.nodes if isinstance(n, g.Add))
+    (add,) = (n for n in graph.nodes if isinstance(n.op, g.Add))
     assert len(set(add.inputs)) == 1
     two, nothing = jnp.full((), 2, jnp.int32), jnp.zeros((), jnp.int32)
-    double = g.Scale(add.name, add.inputs[:1], two, nothing)
+    double = g.Node(g.Scale(two, nothing), add.inputs[:1], add.name)
     doubled = g.SpikingGraph(tuple(double if n is add else n for n in graph.nodes))
     counts = [np.asarray(simulation.simulate(n, x, LATENCY).counts) for n in (graph, doubled)]
     assert counts[0].any()

@@ -189,7 +189,7 @@ def test_every_kind_of_node_has_a_row():
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_is_its_node(name):
     kind, _ = OPERATIONS[name]
-    assert any(isinstance(node, kind) for node in _operation(name).traced.nodes)
+    assert any(isinstance(node.op, kind) for node in _operation(name).traced.nodes)
 
 
 @every_case
@@ -223,7 +223,7 @@ def test_a_norm_is_one_number_a_layer_or_a_channel(name, norm):
     it = _network(name, norm)
     channels = {n.name: g.shapes(it.lam)[n.name][-1:] for n in it.lam.neurons}
     for neurons in it.lam.neurons:
-        lam = np.asarray(neurons.threshold)
+        lam = np.asarray(neurons.op.threshold)
         assert lam.shape == (channels[neurons.name] if norm.endswith("/channel") else ())
         assert np.all(np.isfinite(lam)) and np.all(lam > 0)
 

@@ -31,7 +31,7 @@ def _network(clipped):
 
 
 def _reference(graph, x, clipped, timesteps, v0):
-    kernels = [n.kernel for n in graph.nodes if type(n).__name__ == "Dense"]
+    kernels = [n.op.kernel for n in graph.nodes if type(n.op).__name__ == "Dense"]
     dense = [np.asarray(kernel, np.float64) for kernel in kernels[:2]]
     x = np.asarray(x, np.float64)
     a, signal = [], x

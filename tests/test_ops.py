@@ -50,14 +50,14 @@ class Row:
 def conv(groups, bias=True):
     kernel = numbers(2, 2, 4 // groups, 8)
     return lambda: g.Conv(
-        "op", ("x",), jnp.asarray(kernel), jnp.asarray(numbers(8)) if bias else None, **CONV,
+        jnp.asarray(kernel), jnp.asarray(numbers(8)) if bias else None, **CONV,
         groups=groups,
     )  # fmt: skip
 
 
-def of(kind, *numbers, reads=1, **structure):
+def of(kind, *numbers, **structure):
     """Numbers become arrays only where the test has set their type."""
-    return lambda: kind("op", ("x",) * reads, *map(jnp.asarray, numbers), **structure)
+    return lambda: kind(*map(jnp.asarray, numbers), **structure)
 
 
 OPERATIONS = {
@@ -66,7 +66,7 @@ OPERATIONS = {
     "grouped": Row(conv(2), "ta", ""),
     "depthwise": Row(conv(4), "ta", ""),
     "linear": Row(of(g.Dense, numbers(4, 5), numbers(5)), "ta", ""),
-    "linear without bias": Row(lambda: g.Dense("op", ("x",), jnp.ones((4, 5)), None), "ta", ""),
+    "linear without bias": Row(lambda: g.Dense(jnp.ones((4, 5)), None), "ta", ""),
     "scale": Row(of(g.Scale, numbers(4), numbers(4)), "ta", "ta"),
     "scale by place": Row(of(g.Scale, numbers(4, 3, 1), numbers()), "ta", "ta"),
     "pool": Row(
@@ -81,11 +81,11 @@ OPERATIONS = {
     "sum over channels": Row(of(g.Sum, -1.0, axes=(2,)), "s", "s"),
     "reshape": Row(of(g.Reshape, shape=(2, 24)), "cs", "cs"),
     "transpose": Row(of(g.Transpose, axes=(2, 0, 1)), "cs", "cs"),
-    "sum of two": Row(of(g.Add, reads=2), "cs", "cs", (SHAPE, SHAPE)),
+    "sum of two": Row(of(g.Add), "cs", "cs", (SHAPE, SHAPE)),
     "concatenation": Row(
-        of(g.Concat, reads=3, axis=2), "cs", "cs", (SHAPE, (4, 3, 1), SHAPE)
+        of(g.Concat, axis=2), "cs", "cs", (SHAPE, (4, 3, 1), SHAPE)
     ),
-    "concatenated rows": Row(of(g.Concat, reads=2, axis=0), "cs", "cs", (SHAPE, (2, 3, 4))),
+    "concatenated rows": Row(of(g.Concat, axis=0), "cs", "cs", (SHAPE, (2, 3, 4))),
     "padding": Row(of(g.Pad, padding=((1, 0, 0), (0, 2, 1), (0, 0, 0))), "cs", ""),
     "padded channels": Row(of(g.Pad, padding=((0, 0, 0), (0, 0, 0), (1, -1, 0))), "", ""),
     "cut": Row(of(g.Slice, start=(1, 0, 1), stop=(4, 3, 4), strides=(2, 1, 2)), "cs", "cs"),
@@ -237,7 +237,7 @@ def test_paths_are_the_places_of_the_matrix_that_are_not_zero(name):
 
 
 def test_rounding_lets_no_scale_pass():
-    op = g.Quantise("op", ("x",), jnp.asarray(2.0))
+    op = g.Quantise(jnp.asarray(2.0))
     half = np.asarray(0.5)
     assert op.carry([half], [(3,)]) is op.split(half, [(3,)]) is op.then(half, half) is None
     low, high = op.bounds((jnp.full((1, 1), -0.3), jnp.full((1, 1), 100.0)))

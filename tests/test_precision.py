@@ -159,8 +159,10 @@ def test_the_trace_of_a_bfloat16_function_holds_what_it_multiplies(rng):
     kernel = np.asarray(variables["params"]["kernel"])
     rounded = trace(partial(model.apply, variables), x)
     exact = trace(partial(model.clone(dtype=jnp.float32).apply, variables), x)
-    assert np.array_equal(exact.nodes[1].kernel, kernel)
-    assert np.array_equal(rounded.nodes[1].kernel, kernel.astype(jnp.bfloat16).astype(np.float32))
+    assert np.array_equal(exact.nodes[1].op.kernel, kernel)
+    assert np.array_equal(
+        rounded.nodes[1].op.kernel, kernel.astype(jnp.bfloat16).astype(np.float32)
+    )
 
 
 # --- A run trained in bfloat16 ------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """Conversion proves itself: what it returns computes what the function does, or is refused."""
 
-import dataclasses
 import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wiring
 
 from tcl_jax import InputError, clip, conversion, convert, simulation
 from tcl_jax import graph as g
@@ -46,7 +46,7 @@ def test_a_value_read_several_times_in_several_amplitudes(join, rng):
 
     graph = convert(network, None, [x])
     np.testing.assert_allclose(evaluate(graph, x), network(None, x), rtol=1e-5, atol=1e-5)
-    assert all((np.asarray(n.threshold) == 1).all() for n in graph.spiking)
+    assert all((np.asarray(n.op.threshold) == 1).all() for n in graph.spiking)
 
 
 def test_what_normalisation_spoils_is_refused_where_it_was_spoiled(monkeypatch):
@@ -56,9 +56,8 @@ def test_what_normalisation_spoils_is_refused_where_it_was_spoiled(monkeypatch):
 
     def spoiled(graph):
         found = normalise(graph)
-        last = [n for n in found.nodes if isinstance(n, g.Dense)][1]
-        wrong = dataclasses.replace(last, kernel=last.kernel * 1.01)
-        return g.SpikingGraph(tuple(wrong if n is last else n for n in found.nodes))
+        last = [n for n in found.nodes if isinstance(n.op, g.Dense)][1]
+        return wiring.changed(found, last, last.op.then(np.asarray(1.01), np.zeros(())))
 
     monkeypatch.setattr(conversion, "normalise", spoiled)
     with pytest.raises(InputError, match=r"normalised gives logits .* \(they part at 'neuron_2'\)"):
@@ -67,12 +66,9 @@ def test_what_normalisation_spoils_is_refused_where_it_was_spoiled(monkeypatch):
 
 def test_what_folding_spoils_is_refused(monkeypatch):
     def spoiled(graph):
-        return g.SpikingGraph(
-            tuple(
-                dataclasses.replace(n, kernel=1.01 * n.kernel) if isinstance(n, g.Dense) else n
-                for n in fold(graph).nodes
-            )
-        )
+        found = fold(graph)
+        first = next(n for n in found.nodes if isinstance(n.op, g.Dense))
+        return wiring.changed(found, first, first.op.then(np.asarray(1.01), np.zeros(())))
 
     monkeypatch.setattr(conversion, "fold", spoiled)
     with pytest.raises(InputError, match=r"folded gives logits that .* \(they part at 'neuron'\)"):

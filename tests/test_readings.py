@@ -208,12 +208,12 @@ def test_what_is_read_after_a_delay_is_what_arrived_after_it(rates, delay, more)
     x = jnp.asarray([rates]) / 16
     w = np.array([[2.0, 0.5, -1.0], [-1.0, 1.0, 0.25], [0.5, -2.0, 1.0]], np.float32)
     graph = _graph(jnp.asarray(w), jnp.asarray([-0.5, 0.25, 0.125]), jnp.ones((1, 3)))
-    (kernel,) = (n for n in graph.nodes if n.name in graph.output.inputs)
+    kernel = graph.nodes[graph.output.inputs[0]].op
     timesteps = delay + more
     trains = simulation.spike_trains(graph, x, timesteps)
     hidden = np.asarray(trains[graph.neurons[0].name])[:, 0]
     currents = hidden @ np.asarray(kernel.kernel) + np.asarray(kernel.bias)
-    threshold = float(graph.output.threshold)
+    threshold = float(graph.output.op.threshold)
     potential, counts = np.zeros(3, np.float32), np.zeros(3)
     for z in currents[delay:]:
         potential = potential + z

@@ -191,8 +191,9 @@ def test_the_membrane_readout_is_the_accumulated_current(network, images):
     # All that arrived at an output neuron is either still there or has been fired.
     state = simulation.simulate(network, images, 12)
     trains = simulation.spike_trains(network, images, 12)
-    last = next(n for n in network.nodes if n.name in network.output.inputs)
-    arrived = np.asarray(trains[last.inputs[0]]).sum(0) @ np.asarray(last.kernel)
+    last = network.nodes[network.output.inputs[0]]
+    before = network.nodes[last.inputs[0]].name
+    arrived = np.asarray(trains[before]).sum(0) @ np.asarray(last.op.kernel)
     held = state.membrane[network.output.name] + state.counts
     np.testing.assert_array_equal(held, arrived)
 

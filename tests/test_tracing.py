@@ -41,7 +41,7 @@ def _assert_traces(fn, x) -> SpikingGraph:
 
 
 def _kinds(graph: SpikingGraph) -> list[str]:
-    return [type(node).__name__ for node in graph.nodes]
+    return [type(node.op).__name__ for node in graph.nodes]
 
 
 # --- Linear maps --------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_concatenation_takes_each_norm_factor_to_its_channels(rng):
 
     graph = _assert_traces(network, x)
     assert _kinds(graph).count("Dense") == 3 and "Scale" not in _kinds(graph)
-    ratios = graph.nodes[-2].kernel / (w[2] / 2.5)
+    ratios = graph.nodes[-2].op.kernel / (w[2] / 2.5)
     np.testing.assert_allclose(ratios, np.repeat([0.5, 2.0], [5, 2])[:, None] * np.ones(3), 1e-6)
 
 
@@ -214,9 +214,9 @@ def test_a_branch_that_constants_choose_is_taken(train, rng):
 
 def test_a_bounded_relu_is_a_clip(rng):
     graph = _assert_traces(lambda x: nn.relu6(x * 9.0), _draw(rng, 4, 3))
-    assert [n.threshold.item() for n in graph.neurons] == [1.0]
+    assert [n.op.threshold.item() for n in graph.neurons] == [1.0]
     traced = trace(lambda x: jnp.clip(x, 0, 0.5), jnp.zeros((1, 3)))
-    assert [n.threshold.item() for n in traced.neurons] == [0.5]
+    assert [n.op.threshold.item() for n in traced.neurons] == [0.5]
 
 
 def test_a_batch_size_that_is_also_another_axis(rng):

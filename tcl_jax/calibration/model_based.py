@@ -38,11 +38,11 @@ def model_based(
         InputError: a bound is beyond the range of float32.
     """
     low, high = _range(batches)
-    shape = (1, *graph.input.shape)
+    shape = (1, *graph.input.op.shape)
     norms: Norms = {}
 
-    def clipped(node: g.Neuron | g.Output, interval: Interval) -> Interval:
-        if isinstance(node, g.Output):
+    def clipped(node: g.Node[g.Neuron | g.Output], interval: Interval) -> Interval:
+        if isinstance(node.op, g.Output):
             return interval
         _, upper = interval
         largest = np.asarray(by_channel(upper).max(0))
@@ -56,7 +56,7 @@ def model_based(
         return jnp.zeros_like(upper), amplitude
 
     images = jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape)
-    g.walk(graph, {graph.input.name: images}, lambda op, *read: op.bounds(*read), clipped)
+    g.walk(graph, {graph.input.name: images}, lambda node, *read: node.op.bounds(*read), clipped)
     return norms
 
 

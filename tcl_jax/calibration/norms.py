@@ -1,6 +1,6 @@
 """Norm-factors λ as values: how they are to be found, and their place as thresholds in a graph."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -120,19 +120,12 @@ def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax.conversion import trace, with_norms
     >>> graph = trace(lambda x: jax.nn.relu(x), jnp.zeros((1, 2)))
-    >>> graph.neurons[0].threshold.item()
+    >>> graph.neurons[0].op.threshold.item()
     inf
-    >>> with_norms(graph, {graph.neurons[0].name: 2.0}).neurons[0].threshold.item()
+    >>> with_norms(graph, {graph.neurons[0].name: 2.0}).neurons[0].op.threshold.item()
     2.0
     """
-    return g.SpikingGraph(
-        tuple(
-            replace(n, threshold=jnp.asarray(norms[n.name], graph.dtype))
-            if isinstance(n, g.Neuron | g.Output) and n.name in norms
-            else n
-            for n in graph.nodes
-        )
-    )
+    return graph.with_thresholds({n: jnp.asarray(norms[n], graph.dtype) for n in norms})
 
 
 def by_channel(values: Real[Array | np.ndarray, "b ..."]) -> Real[Array | np.ndarray, "n c"]:
@@ -140,12 +133,14 @@ def by_channel(values: Real[Array | np.ndarray, "b ..."]) -> Real[Array | np.nda
     return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
 
 
-def bounded(neurons: g.Neuron) -> bool:
+def bounded(neurons: g.Node[g.Neuron]) -> bool:
     """Whether a clip follows the ReLU: if not, data must tell λ."""
-    return bool(np.isfinite(np.asarray(neurons.threshold)).all())
+    return bool(np.isfinite(np.asarray(neurons.op.threshold)).all())
 
 
-def of_neurons(neurons: g.Neuron, largest: Float[np.ndarray, " c"], per_channel: bool) -> Norm:
+def of_neurons(
+    neurons: g.Node[g.Neuron | g.Output], largest: Float[np.ndarray, " c"], per_channel: bool
+) -> Norm:
     """λ of a population from the largest value of each of its channels.
 
     Args:
@@ -158,7 +153,7 @@ def of_neurons(neurons: g.Neuron, largest: Float[np.ndarray, " c"], per_channel:
     Returns:
         A number, or an array ``[c]``.  (The shape of the clip, where that is no scalar.)
     """
-    clip = np.asarray(neurons.threshold)
+    clip = np.asarray(neurons.op.threshold)
     layer = largest.max() if largest.max() > 0 else np.where(np.isfinite(clip), clip, 1).max()
     norm = np.where(largest > 0, largest, layer) if per_channel else layer
     norm = np.minimum(norm, clip)

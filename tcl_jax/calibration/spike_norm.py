@@ -85,19 +85,15 @@ def _first(batches: Iterable[Array | np.ndarray], images: int) -> list[Array | n
     return kept
 
 
-def _before(graph: g.SpikingGraph, neurons: g.Neuron) -> g.SpikingGraph:
+def _before(graph: g.SpikingGraph, neurons: g.Node[g.Neuron]) -> g.SpikingGraph:
     """What precedes a population, with an output that reads what the population reads.
 
     Only its ancestors: populations beside it may not have a threshold yet.
     """
-    needed = {graph.input.name, *neurons.inputs}
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
     # No output neuron fires at an infinite threshold.
     one = jnp.ones((), graph.dtype)
-    end = g.Output(neurons.name, neurons.inputs, one * jnp.inf, one)
-    return g.SpikingGraph((*(n for n in graph.nodes if n.name in needed), end))
+    end = g.Node(g.Output(one * jnp.inf, one), neurons.inputs, neurons.name)
+    return g.SpikingGraph(g.reached((*graph.nodes[: neurons.inputs[0] + 1], end)))
 
 
 @partial(jax.jit, static_argnames="timesteps")

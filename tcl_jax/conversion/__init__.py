@@ -67,7 +67,7 @@ def convert(
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
     >>> graph = convert(network, jnp.eye(2), jnp.array([[1.0, 0.5]]))
-    >>> [n.threshold.item() for n in graph.neurons]
+    >>> [n.op.threshold.item() for n in graph.neurons]
     [1.0]
     """
     how = method(norm)

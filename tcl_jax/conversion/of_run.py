@@ -83,7 +83,7 @@ def convert_run(
     verification |= _as_trained(run, verification_images, batch_size)
     about = {
         "norm": str(how),
-        "lambda": {n.name: np.asarray(n.threshold).tolist() for n in clipped.spiking},
+        "lambda": {n.name: np.asarray(n.op.threshold).tolist() for n in clipped.spiking},
         "standardisation": {"mean": list(info.mean), "std": list(info.std)},
         "calibration_images": min(calibration_images, info.num_train),
         "verification": verification,

@@ -140,7 +140,8 @@ def _place(before: g.SpikingGraph, after: g.SpikingGraph, x: Array, tolerance: f
     for graph in (before, after):
         seen: dict[str, Any] = {}
         g.evaluate(graph, x, seen.__setitem__)
-        units = {n.name: np.where(np.isfinite(n.threshold), n.threshold, 1) for n in graph.neurons}
+        clips = {n.name: np.asarray(n.op.threshold) for n in graph.neurons}
+        units = {name: np.where(np.isfinite(clip), clip, 1) for name, clip in clips.items()}
         rates.append({name: np.asarray(seen[name]) / unit for name, unit in units.items()})
     for name, rate in rates[0].items():
         if not _largest(rate - rates[1][name]) <= tolerance * _largest(rate):

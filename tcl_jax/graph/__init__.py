@@ -1,6 +1,8 @@
 """What a spiking network is: a graph of affine operations with populations of neurons between."""
 
 from tcl_jax.graph.graph import SpikingGraph as SpikingGraph
+from tcl_jax.graph.graph import apply as apply
+from tcl_jax.graph.graph import reached as reached
 from tcl_jax.graph.graph import shapes as shapes
 from tcl_jax.graph.graph import walk as walk
 from tcl_jax.graph.nodes import KINDS as KINDS
@@ -9,6 +11,7 @@ from tcl_jax.graph.nodes import Concat as Concat
 from tcl_jax.graph.nodes import Conv as Conv
 from tcl_jax.graph.nodes import Dense as Dense
 from tcl_jax.graph.nodes import Input as Input
+from tcl_jax.graph.nodes import Kind as Kind
 from tcl_jax.graph.nodes import Neuron as Neuron
 from tcl_jax.graph.nodes import Node as Node
 from tcl_jax.graph.nodes import Output as Output

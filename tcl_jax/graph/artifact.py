@@ -62,7 +62,7 @@ class Artifact:
                 "this spiking network does not say how its images were standardised: convert the "
                 "run again"
             )
-        takes = self.graph.input.shape
+        takes = self.graph.input.op.shape
         shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
         if dtype != np.uint8:
             raise InputError(f"an image must be pixels from 0 to 255, as uint8, got {dtype}")
@@ -88,12 +88,13 @@ def save(artifact: Artifact, folder: Path | str) -> None:
     >>> graph = trace(lambda x: jax.nn.relu(x @ jnp.eye(2)), jnp.zeros((1, 2)))
     >>> folder = tempfile.mkdtemp()
     >>> save(Artifact(graph, {"norm": "none yet"}), f"{folder}/snn")
-    >>> load(f"{folder}/snn").graph.neurons[0].threshold.item()
+    >>> load(f"{folder}/snn").graph.neurons[0].op.threshold.item()
     inf
     """
     folder = Path(folder).absolute()
     arrays: dict[str, Any] = {}
-    nodes = [_entry(index, node, arrays) for index, node in enumerate(artifact.graph.nodes)]
+    names = [node.name for node in artifact.graph.nodes]
+    nodes = [_entry(i, node, names, arrays) for i, node in enumerate(artifact.graph.nodes)]
     place = folder / f"{ARRAYS}-{secrets.token_hex(4)}"
     content = {"about": artifact.about, "arrays": place.name, "nodes": nodes}
     content = json.loads(json.dumps(content))  # as it will be read: keys become text
@@ -197,13 +198,17 @@ def _crc(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _entry(index: int, node: g.Node, arrays: dict[str, Any]) -> dict[str, Any]:
+def _entry(number: int, node: g.Node[g.Kind], names: list[str], arrays: Any) -> dict[str, Any]:
     """A node as JSON; its arrays are put where they are named."""
-    entry: dict[str, Any] = {"kind": type(node).__name__}
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
+    entry: dict[str, Any] = {
+        "kind": type(node.op).__name__,
+        "name": node.name,
+        "inputs": [names[i] for i in node.inputs],
+    }
+    for field in dataclasses.fields(node.op):
+        value = getattr(node.op, field.name)
         if isinstance(value, jax.Array | np.ndarray):
-            key = f"{index}-{field.name}"
+            key = f"{number}-{field.name}"
             arrays[key] = value
             entry[field.name] = {
                 "array": key,
@@ -234,11 +239,14 @@ def _read(folder: Path, content: dict[str, Any]) -> Artifact:
                 f"{folder} holds {d['dtype']}, of which JAX would make {here[d['array']].dtype}: "
                 "set JAX_ENABLE_X64=1"
             )
-    nodes = tuple(_node(entry, here) for entry in content["nodes"])
+    numbers = {entry["name"]: number for number, entry in enumerate(content["nodes"])}
+    nodes = tuple(_node(entry, numbers, here) for entry in content["nodes"])
     return Artifact(g.SpikingGraph(nodes), content["about"])
 
 
-def _node(entry: dict[str, Any], arrays: dict[str, jax.Array]) -> g.Node:
+def _node(
+    entry: dict[str, Any], numbers: dict[str, int], arrays: dict[str, jax.Array]
+) -> g.Node[g.Kind]:
     kind = g.KINDS[entry["kind"]]
     values = {}
     for field in dataclasses.fields(kind):
@@ -246,7 +254,7 @@ def _node(entry: dict[str, Any], arrays: dict[str, jax.Array]) -> g.Node:
         if isinstance(value, dict):
             value = arrays[value["array"]]
         values[field.name] = _tuples(value)
-    return kind(**values)
+    return g.Node(kind(**values), tuple(numbers[name] for name in entry["inputs"]), entry["name"])
 
 
 def _tuples(value: Any) -> Any:

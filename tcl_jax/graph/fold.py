@@ -26,51 +26,50 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
     >>> import jax.numpy as jnp
     >>> from tcl_jax.conversion import fold, trace
     >>> graph = trace(lambda x: (x @ jnp.eye(2) - 1.0) * 3.0, jnp.zeros((1, 2)))
-    >>> [type(node).__name__ for node in graph.nodes]
+    >>> [type(node.op).__name__ for node in graph.nodes]
     ['Input', 'Dense', 'Scale', 'Scale', 'Output']
-    >>> dense = fold(graph).nodes[1]
+    >>> dense = fold(graph).nodes[1].op
     >>> dense.kernel.tolist(), dense.bias.tolist()
     ([[3.0, 0.0], [0.0, 3.0]], [-3.0, -3.0])
     """
-    readers = Counter(name for node in graph.nodes for name in node.inputs)
-    shapes = g.shapes(graph)
-    folded: dict[str, g.Node] = {}
-    renamed: dict[str, str] = {}
-    for node in graph.nodes:
-        node = replace(node, inputs=tuple(renamed.get(i, i) for i in node.inputs))
-        merged = None
-        if isinstance(node, g.Op) and node.scaling:
-            merged = _merged(folded, node.inputs[0], *node.scaling, readers, shapes)
-        if merged is None:
-            folded[node.name] = node
-        else:
-            folded[merged.name] = merged
-            renamed[node.name] = node.inputs[0]
-            readers[node.inputs[0]] = readers[node.name]
-    return g.SpikingGraph(tuple(folded.values()))
+    nodes = list(graph.nodes)
+    shapes = list(g.shapes(graph).values())
+    readers = Counter(number for node in nodes for number in node.inputs)
+    instead: dict[int, int] = {}  # of what was merged, the node that has its value now
+    for number, node in enumerate(nodes):
+        read = tuple(instead.get(i, i) for i in node.inputs)
+        nodes[number] = replace(node, inputs=read)
+        if isinstance(node.op, g.Op) and node.op.scaling:
+            merged = _merged(nodes, read[0], *node.op.scaling, readers, shapes)
+            if merged is not None:
+                at, op = merged
+                nodes[at] = replace(nodes[at], op=op)
+                instead[number] = read[0]
+                readers[read[0]] = readers[number]
+    return g.SpikingGraph(g.reached(nodes))
 
 
 def _merged(
-    nodes: dict[str, g.Node],
-    name: str,
+    nodes: list[g.Node[g.Kind]],
+    number: int,
     scale: Scales,
     shift: Scales,
-    readers: Counter[str],
-    shapes: dict[str, Shape],
-) -> g.Op | None:
-    """The operation at or before a node that takes a scale and shift up; None if there is none.
+    readers: Counter[int],
+    shapes: list[Shape],
+) -> tuple[int, g.Op] | None:
+    """At or before a node, the operation that takes a scale and shift up; None if there is none.
 
     What others read too must keep its value, all along the way.
     """
     while True:
-        op = nodes[name]
-        if readers[name] != 1 or not isinstance(op, g.Op):
+        op = nodes[number].op
+        if readers[number] != 1 or not isinstance(op, g.Op):
             return None
         if (merged := op.then(scale, shift)) is not None:
-            return merged
-        if shift.any() or len(op.inputs) != 1:
+            return number, merged
+        if shift.any() or len(nodes[number].inputs) != 1:
             return None
-        (name,) = op.inputs
-        if (split := op.split(scale, [shapes[name]])) is None:
+        (number,) = nodes[number].inputs
+        if (split := op.split(scale, [shapes[number]])) is None:
             return None
         (scale,) = split

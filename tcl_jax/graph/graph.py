@@ -6,8 +6,8 @@ have amplitude θ.  All that lies between neurons is affine.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import jax
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array
 
 from tcl_jax.errors import InputError
-from tcl_jax.graph.nodes import Input, Neuron, Node, Output
-from tcl_jax.graph.ops.base import Op
+from tcl_jax.graph.nodes import Input, Kind, Neuron, Node, Output
+from tcl_jax.graph.ops.base import Op, Shape
 
 _T = TypeVar("_T")
 
@@ -34,14 +34,14 @@ class SpikingGraph:
             does not broadcast against the neurons' value.
 
     >>> import jax.numpy as jnp
-    >>> from tcl_jax.graph.graph import Input, Output, SpikingGraph
+    >>> from tcl_jax.graph import Input, Node, Output, SpikingGraph
     >>> one = jnp.ones(())
-    >>> SpikingGraph((Input("x", (), (3,)), Output("y", ("z",), one, one)))
+    >>> SpikingGraph((Node(Input((3,)), (), "x"), Node(Output(one, one), (1,), "y")))
     Traceback (most recent call last):
-    tcl_jax.errors.InputError: node 'y' reads 'z', which does not come before it
+    tcl_jax.errors.InputError: node 'y' reads node 1, which does not come before it
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node[Kind], ...]
 
     def __post_init__(self) -> None:
         _check_order(self.nodes)
@@ -60,28 +60,28 @@ class SpikingGraph:
         return graph
 
     @property
-    def input(self) -> Input:
-        return next(n for n in self.nodes if isinstance(n, Input))
+    def input(self) -> Node[Input]:
+        return next(found for node in self.nodes if (found := of_kind(node, Input)))
 
     @property
-    def output(self) -> Output:
-        return next(n for n in self.nodes if isinstance(n, Output))
+    def output(self) -> Node[Output]:
+        return next(found for node in self.nodes if (found := of_kind(node, Output)))
 
     @property
     def dtype(self) -> Any:
         """Of potentials: float32, float64 if traced on a float64 input, or int32 if quantised."""
-        return self.output.threshold.dtype
+        return self.output.op.threshold.dtype
 
     @property
-    def neurons(self) -> tuple[Neuron, ...]:
-        return tuple(n for n in self.nodes if isinstance(n, Neuron))
+    def neurons(self) -> tuple[Node[Neuron], ...]:
+        return tuple(found for node in self.nodes if (found := of_kind(node, Neuron)))
 
     @property
-    def spiking(self) -> tuple[Neuron | Output, ...]:
+    def spiking(self) -> tuple[Node[Neuron | Output], ...]:
         """All that fires: the neurons, and last the output's."""
         return (*self.neurons, self.output)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> Node[Kind]:
         """The node of a name.
 
         Raises:
@@ -94,19 +94,45 @@ class SpikingGraph:
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
         raise InputError(f"the graph has no node {name!r}: the closest are {', '.join(close)}")
 
+    def with_thresholds(self, thresholds: Mapping[str, Array]) -> "SpikingGraph":
+        """The same graph with other thresholds, by name; those that are not named stay."""
+
+        def changed(node: Node[Kind]) -> Node[Kind]:
+            if isinstance(node.op, Neuron | Output) and node.name in thresholds:
+                return replace(node, op=replace(node.op, threshold=thresholds[node.name]))
+            return node
+
+        return SpikingGraph(tuple(map(changed, self.nodes)))
+
+
+def of_kind(node: Node[Kind], kind: type[_T]) -> Any:
+    """The node where it is of that kind; None where it is of another."""
+    return node if isinstance(node.op, kind) else None
+
+
+def reached(nodes: Sequence[Node[Kind]]) -> tuple[Node[Kind], ...]:
+    """Those nodes that the last one depends on, and the first, the input; numbered anew."""
+    needed = {0, len(nodes) - 1}
+    for number in reversed(range(len(nodes))):
+        if number in needed:
+            needed.update(nodes[number].inputs)
+    kept = sorted(needed)
+    now = {number: index for index, number in enumerate(kept)}
+    return tuple(replace(nodes[k], inputs=tuple(now[i] for i in nodes[k].inputs)) for k in kept)
+
 
 def walk(
     graph: SpikingGraph,
     known: Mapping[str, _T],
     linear: Callable[..., _T],
-    population: Callable[[Neuron | Output, _T], _T],
+    population: Callable[[Node[Neuron | Output], _T], _T],
 ) -> dict[str, _T]:
     """Go through the graph once, each node after what it reads: what every reading of it is.
 
     Args:
         graph: any.
         known: values that are there already by their node's name, the input's among them.
-        linear: from an operation and the values that it reads to its own.
+        linear: from the node of an operation, and the values that it reads, to its own.
         population: from neurons, or the output, and what arrives there to their value.
 
     Returns:
@@ -116,72 +142,79 @@ def walk(
     >>> from tcl_jax.conversion import trace
     >>> from tcl_jax.graph import walk
     >>> graph = trace(lambda x: jax.nn.relu(x @ jnp.eye(2)) + x, jnp.zeros((1, 2)))
-    >>> depths = walk(graph, {"input": 0}, lambda op, *above: max(above), lambda node, z: z + 1)
+    >>> depths = walk(graph, {"input": 0}, lambda node, *above: max(above), lambda node, z: z + 1)
     >>> list(depths.values())
     [0, 0, 1, 1, 2]
     """
-    values = dict(known)
+    values: list[_T] = []
     for node in graph.nodes:
-        if node.name in values:
-            continue
-        read = [values[name] for name in node.inputs]
-        if isinstance(node, Neuron | Output):
-            values[node.name] = population(node, *read)
+        read = [values[number] for number in node.inputs]
+        if node.name in known:
+            value = known[node.name]
+        elif isinstance(node.op, Op):
+            value = linear(node, *read)
         else:
-            values[node.name] = linear(node, *read)
-    return values
+            value = population(node, *read)  # type: ignore[arg-type]
+        values.append(value)
+    return {node.name: value for node, value in zip(graph.nodes, values, strict=True)}
 
 
-def shapes(graph: SpikingGraph) -> dict[str, tuple[int, ...]]:
-    """Shape of every node's value, without the batch.
+def apply(node: Node[Op], *values: Array) -> Array:
+    """What a node's operation does to batched values: for a `walk`."""
+    return node.op.apply(*values)
+
+
+def shapes(graph: SpikingGraph) -> dict[str, Shape]:
+    """Shape of every node's value, without the batch, by name and in order.
 
     Raises:
         InputError: a node cannot read what it is given.
     """
 
-    def carried_out(op: Op, *values: Array) -> Array:
+    def checked(node: Node[Op], *values: Array) -> Array:
         try:
-            return op.apply(*values)
+            return node.op.apply(*values)
         except (TypeError, ValueError) as error:
             line = next(iter(str(error).splitlines()), "")
             sizes = " and ".join(str(tuple(v.shape[1:])) for v in values)
-            raise InputError(f"node {op.name!r} cannot read {sizes}: {line}") from error
+            raise InputError(f"node {node.name!r} cannot read {sizes}: {line}") from error
 
-    batch = jax.ShapeDtypeStruct((1, *graph.input.shape), graph.dtype)
+    batch = jax.ShapeDtypeStruct((1, *graph.input.op.shape), graph.dtype)
     found = jax.eval_shape(
-        lambda x: walk(graph, {graph.input.name: x}, carried_out, lambda node, z: z), batch
+        lambda x: walk(graph, {graph.input.name: x}, checked, lambda node, z: z), batch
     )
-    return {name: tuple(value.shape[1:]) for name, value in found.items()}
+    return {node.name: tuple(found[node.name].shape[1:]) for node in graph.nodes}
 
 
-def _check_order(nodes: tuple[Node, ...]) -> None:
-    names: set[str] = set()
+def _check_order(nodes: Iterable[Node[Kind]]) -> None:
+    names: list[str] = []
     for node in nodes:
-        if not isinstance(node, Node):
-            raise InputError(f"a {type(node).__name__} is no node of a spiking graph")
+        if not isinstance(node.op, Kind):
+            raise InputError(f"a {type(node.op).__name__} is no node of a spiking graph")
         if node.name in names:
             raise InputError(f"two nodes are named {node.name!r}: names must differ")
-        for name in node.inputs:
-            if name not in names:
+        for number in node.inputs:
+            if not 0 <= number < len(names):
                 raise InputError(
-                    f"node {node.name!r} reads {name!r}, which does not come before it"
+                    f"node {node.name!r} reads node {number}, which does not come before it"
                 )
         read = len(node.inputs)
-        expected = max(read, 1) if node.arity is None else node.arity
+        expected = max(read, 1) if node.op.arity is None else node.op.arity
         if read != expected:
             raise InputError(f"node {node.name!r} reads {read} values, and must read {expected}")
-        names.add(node.name)
+        names.append(node.name)
+    kinds = [type(node.op) for node in nodes]
     for kind in (Input, Output):
-        found = [n.name for n in nodes if isinstance(n, kind)]
-        if len(found) != 1:
+        if kinds.count(kind) != 1:
+            found = [name for name, of in zip(names, kinds, strict=True) if of is kind]
             what = kind.__name__.lower()
             raise InputError(f"a spiking graph has one {what}, got {len(found)}: {found}")
-    if not isinstance(nodes[-1], Output):
-        raise InputError(f"the output must be the last node, got {nodes[-1].name!r}")
+    if kinds[-1] is not Output:
+        raise InputError(f"the output must be the last node, got {names[-1]!r}")
 
 
-def _check_threshold(node: Neuron | Output, shape: tuple[int, ...]) -> None:
-    threshold = np.shape(node.threshold)
+def _check_threshold(node: Node[Neuron | Output], shape: Shape) -> None:
+    threshold = np.shape(node.op.threshold)
     try:
         fits = np.broadcast_shapes(threshold, shape) == shape
     except ValueError:

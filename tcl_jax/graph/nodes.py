@@ -1,12 +1,12 @@
 """The nodes of a spiking graph: operations, populations, and where values enter and leave.
 
-Each with the names of what it reads.  Shapes leave out the batch.
+What a node does knows nothing of who feeds it.  Shapes leave out the batch.
 """
 
 from collections.abc import Container
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from jaxtyping import Array, Real
 
@@ -23,8 +23,6 @@ class Input:
 
     arity: ClassVar[int] = 0
 
-    name: str
-    inputs: tuple[str, ...]
     shape: tuple[int, ...]
 
 
@@ -35,8 +33,6 @@ class Neuron:
 
     arity: ClassVar[int] = 1
 
-    name: str
-    inputs: tuple[str, ...]
     threshold: Real[Array, "..."]
 
 
@@ -47,13 +43,28 @@ class Output:
 
     arity: ClassVar[int] = 1
 
-    name: str
-    inputs: tuple[str, ...]
     threshold: Real[Array, "..."]
     scale: Real[Array, ""]
 
 
-Node = Op | Input | Neuron | Output
+Kind = Op | Input | Neuron | Output
+K = TypeVar("K", bound=Kind, covariant=True)
+
+
+@leaves("op")
+@dataclass(frozen=True)
+class Node(Generic[K]):
+    """Something that a graph does with values, and where those come from.
+
+    Attributes:
+        op: what is done.
+        inputs: numbers of the nodes that are read, all before this one.
+        name: for people, and what is reported goes by it: no two nodes of a graph share it.
+    """
+
+    op: K
+    inputs: tuple[int, ...]
+    name: str
 
 
 def free(name: str, taken: Container[str]) -> str:
@@ -66,12 +77,12 @@ def free(name: str, taken: Container[str]) -> str:
     return next(n for n in chain([name], numbered) if n not in taken)
 
 
-def unknown(node: object) -> TypeError:
+def unknown(op: object) -> TypeError:
     """For the end of a choice over kinds of nodes: a new kind must be thought of in each."""
-    return TypeError(f"{type(node).__name__} is a kind of node that is not provided for here")
+    return TypeError(f"{type(op).__name__} is a kind of node that is not provided for here")
 
 
-KINDS: dict[str, type[Node]] = {
+KINDS: dict[str, type[Kind]] = {
     kind.__name__: kind
     for kind in (
         *(Input, Quantise, Conv, Dense, Scale, Pool, Sum),

@@ -9,7 +9,7 @@ import numpy as np
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.graph.nodes import free
-from tcl_jax.graph.ops.base import Scales, by_channel, compact, equal
+from tcl_jax.graph.ops.base import Scales, Shape, by_channel, compact, equal
 
 _ONE = np.ones(())
 
@@ -45,71 +45,80 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
     >>> def network(x):
     ...     return clip(jax.nn.relu(x @ jnp.eye(2)), 4.0) @ jnp.eye(2)
     >>> graph = with_norms(trace(network, jnp.zeros((1, 2))), {"output": 8.0})
-    >>> first, second = (node for node in normalise(graph).nodes if hasattr(node, "kernel"))
+    >>> first, second = (n.op for n in normalise(graph).nodes if hasattr(n.op, "kernel"))
     >>> first.kernel[0, 0].item(), second.kernel[0, 0].item()  # 1/4 and 4/8
     (0.25, 0.5)
     """
     for spiking in graph.spiking:
-        threshold = np.asarray(spiking.threshold)
+        threshold = np.asarray(spiking.op.threshold)
         if not (np.isfinite(threshold).all() and (threshold > 0).all()):
             raise InputError(
                 f"neurons {spiking.name!r} have threshold {threshold.min()}, which must be finite "
                 "and above 0: a ReLU without clip needs norm-factors from data (--norm max or "
                 "--norm percentile:99.9)"
             )
-    shapes = g.shapes(graph)
+    shapes = list(g.shapes(graph).values())
     wanted = _wanted(graph, shapes)
-    amplitude: dict[str, Scales] = {}
-    nodes: dict[str, g.Node] = {}
-    for node in graph.nodes:
-        arriving = [amplitude[name] for name in node.inputs]
-        own = wanted.get(node.name)
+    names = {node.name for node in graph.nodes}
+    amplitude: list[Scales] = []
+    nodes: list[g.Node[g.Kind]] = []
+    now: list[int] = []  # of every node of the graph, its number among the new ones
+    for number, node in enumerate(graph.nodes):
+        arriving = [amplitude[i] for i in node.inputs]
+        before = [shapes[i] for i in node.inputs]
+        own = wanted.get(number)
         if own is None:
-            own = _spread(node, arriving, [shapes[name] for name in node.inputs])
-        amplitude[node.name] = own
-        needs = _needs(node, own, arriving, shapes)
+            own = _spread(node.op, arriving, before)
+        amplitude.append(own)
+        needs = _needs(node.op, own, arriving, before, shapes[number])
         inputs = []
-        for name, got, need in zip(node.inputs, arriving, needs, strict=True):
-            inputs.append(name)
+        for i, got, need in zip(node.inputs, arriving, needs, strict=True):
+            inputs.append(now[i])
             if not equal(got, need):
-                inputs[-1] = free(f"{name}->{node.name}", nodes)
+                name = free(f"{graph.nodes[i].name}->{node.name}", names)
+                names.add(name)
                 factor = jnp.asarray(compact(got / need), graph.dtype)
-                nothing = jnp.zeros((), graph.dtype)
-                nodes[inputs[-1]] = g.Scale(inputs[-1], (name,), factor, nothing)
-        rescaled = _rescaled(node, own, needs, graph.dtype)
-        nodes[node.name] = replace(rescaled, inputs=tuple(inputs))
-    return g.SpikingGraph(tuple(nodes.values()))
+                scale = g.Scale(factor, jnp.zeros((), graph.dtype))
+                nodes.append(g.Node(scale, (now[i],), name))
+                inputs[-1] = len(nodes) - 1
+        now.append(len(nodes))
+        rescaled = _rescaled(node.op, own, needs, graph.dtype)
+        nodes.append(g.Node(rescaled, tuple(inputs), node.name))
+    return g.SpikingGraph(tuple(nodes))
 
 
-def _wanted(graph: g.SpikingGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Scales]:
+def _wanted(graph: g.SpikingGraph, shapes: list[Shape]) -> dict[int, Scales]:
     """Amplitudes that are given, and those that weights can produce for whoever reads them."""
-    free: dict[str, bool] = {}  # whether weights before it can give a value any amplitude
+    able: list[bool] = []  # whether weights before it can give a value any amplitude
     for node in graph.nodes:
-        free[node.name] = isinstance(node, g.Conv | g.Dense) or (
-            not isinstance(node, g.Neuron) and any(free[i] for i in node.inputs)
+        able.append(
+            isinstance(node.op, g.Conv | g.Dense)
+            or (not isinstance(node.op, g.Neuron) and any(able[i] for i in node.inputs))
         )
-    wanted: dict[str, Scales] = {}
-    for node in reversed(graph.nodes):
-        if isinstance(node, g.Neuron | g.Output):
-            wanted[node.name] = np.asarray(node.threshold, np.float64)
-        elif isinstance(node, g.Input):
-            wanted[node.name] = _ONE
-        own = wanted.get(node.name)
-        if own is None or isinstance(node, g.Conv | g.Dense):
+    wanted: dict[int, Scales] = {}
+    for number, node in reversed(list(enumerate(graph.nodes))):
+        if isinstance(node.op, g.Neuron | g.Output):
+            wanted[number] = np.asarray(node.op.threshold, np.float64)
+        elif isinstance(node.op, g.Input):
+            wanted[number] = _ONE
+        own = wanted.get(number)
+        if own is None or isinstance(node.op, g.Conv | g.Dense):
             continue
-        if not _takes(node, own, shapes[node.inputs[0]] if node.inputs else ()):
-            del wanted[node.name]
+        before = [shapes[i] for i in node.inputs]
+        if not _takes(node.op, own, before[0] if before else ()):
+            del wanted[number]
             continue
-        for name, need in zip(node.inputs, _needs(node, own, [], shapes), strict=True):
-            if free[name]:
-                wanted.setdefault(name, need)
-    for node in graph.nodes:
-        if isinstance(node, g.Conv | g.Dense) and not by_channel(wanted.get(node.name, _ONE)):
-            del wanted[node.name]
+        needs = _needs(node.op, own, [], before, shapes[number])
+        for i, need in zip(node.inputs, needs, strict=True):
+            if able[i]:
+                wanted.setdefault(i, need)
+    for number, node in enumerate(graph.nodes):
+        if isinstance(node.op, g.Conv | g.Dense) and not by_channel(wanted.get(number, _ONE)):
+            del wanted[number]
     return wanted
 
 
-def _takes(node: g.Node, own: Scales, shape: tuple[int, ...]) -> bool:
+def _takes(node: g.Kind, own: Scales, shape: Shape) -> bool:
     """Whether a node whose input has this shape can be in this amplitude.
 
     Windows, and what is padded or cut, know nothing of positions: the amplitude must not either.
@@ -134,7 +143,7 @@ def _takes(node: g.Node, own: Scales, shape: tuple[int, ...]) -> bool:
     return all(s == 1 for s, t in zip(sizes, touched[::-1], strict=False) if t)
 
 
-def _spread(node: g.Node, arriving: list[Scales], shapes: list[tuple[int, ...]]) -> Scales:
+def _spread(node: g.Kind, arriving: list[Scales], shapes: list[Shape]) -> Scales:
     """The amplitude of a value for which nobody wants one: that of what it is made of."""
     if all(not compact(a).ndim for a in arriving):
         first = compact(arriving[0])
@@ -164,10 +173,11 @@ def _spread(node: g.Node, arriving: list[Scales], shapes: list[tuple[int, ...]])
 
 
 def _needs(
-    node: g.Node,
+    node: g.Kind,
     own: Scales,
     arriving: list[Scales],
-    shapes: dict[str, tuple[int, ...]],
+    before: list[Shape],
+    after: Shape,
 ) -> list[Scales]:
     """The amplitude of every input of a node that is itself in amplitude `own`."""
     match node:
@@ -176,23 +186,23 @@ def _needs(
         case g.Input():
             return []
         case g.Scale() | g.Pool() | g.Add() | g.Pad() | g.Slice() | g.Neuron() | g.Output():
-            return [own] * len(node.inputs)
+            return [own] * len(before)
         case g.Reshape() | g.Transpose() | g.Sum() | g.Concat() if not own.ndim:
-            return [own] * len(node.inputs)
+            return [own] * len(before)
         case g.Reshape():
-            return [compact(np.broadcast_to(own, node.shape).reshape(shapes[node.inputs[0]]))]
+            return [compact(np.broadcast_to(own, node.shape).reshape(before[0]))]
         case g.Transpose():
-            return [np.broadcast_to(own, shapes[node.name]).transpose(np.argsort(node.axes))]
+            return [np.broadcast_to(own, after).transpose(np.argsort(node.axes))]
         case g.Sum():
-            return [np.expand_dims(np.broadcast_to(own, shapes[node.name]), node.axes)]
+            return [np.expand_dims(np.broadcast_to(own, after), node.axes)]
         case g.Concat():
-            edges = np.cumsum([shapes[name][node.axis] for name in node.inputs])[:-1]
-            parts = np.split(np.broadcast_to(own, shapes[node.name]), edges, node.axis)
+            edges = np.cumsum([shape[node.axis] for shape in before])[:-1]
+            parts = np.split(np.broadcast_to(own, after), edges, node.axis)
             return [compact(part) for part in parts]
     raise g.unknown(node)
 
 
-def _rescaled(node: g.Node, own: Scales, arriving: list[Scales], dtype: Any) -> g.Node:
+def _rescaled(node: g.Kind, own: Scales, arriving: list[Scales], dtype: Any) -> g.Kind:
     """The node whose inputs come in these amplitudes and whose value is in its own."""
 
     def rounded(value: Scales) -> jnp.ndarray:

@@ -51,7 +51,7 @@ def quantise(graph: g.SpikingGraph, images: Real[Array, "b ..."]) -> g.SpikingGr
     ...     return clip(jax.nn.relu(x @ w), 1.0) @ w
     >>> x = jnp.array([[1.0, 0.5]])
     >>> graph = simulation.quantise(convert(network, jnp.eye(2), x), x)
-    >>> [str(node.kernel.dtype) for node in graph.nodes if hasattr(node, "kernel")]
+    >>> [str(node.op.kernel.dtype) for node in graph.nodes if hasattr(node.op, "kernel")]
     ['int8', 'int8']
     >>> simulation.simulate(graph, x, timesteps=8).counts.tolist()
     [[8, 4]]
@@ -69,7 +69,7 @@ _SUMMING = (g.Pool, g.Sum, g.Reshape, g.Transpose, g.Add, g.Concat, g.Pad, g.Sli
 class _Signal(NamedTuple):
     """Whole numbers: which node makes them, what 1 stands for, and how large they can be."""
 
-    name: str
+    number: int
     step: float
     bound: int
 
@@ -77,89 +77,94 @@ class _Signal(NamedTuple):
 class _Quantiser:
     def __init__(self, graph: g.SpikingGraph, step: float):
         self.graph, self.step = graph, step
-        self.by_name = {node.name: node for node in graph.nodes}
-        self.shapes = g.shapes(graph)
-        self.nodes: dict[str, g.Node] = {}
-        self.signals: dict[str, _Signal | None] = {}
+        self.shapes = list(g.shapes(graph).values())
+        self.nodes: list[g.Node[g.Kind]] = []
+        self.numbers: dict[str, int] = {}
+        self.signals: dict[int, _Signal | None] = {}  # by the number of the graph's node
 
     def run(self) -> g.SpikingGraph:
-        for node in self.graph.nodes:
-            if isinstance(node, g.Input):
-                quantised = g.Quantise(f"{node.name}/int8", (node.name,), _real(1 / self.step))
-                self.add(node)
-                self.add(quantised)
-                self.signals[node.name] = _Signal(quantised.name, self.step, _LARGEST)
-            elif isinstance(node, g.Neuron):
-                unit, current = self.integrated(node)
-                threshold = _whole(np.asarray(node.threshold, np.float64) / unit)
-                self.add(replace(node, inputs=(current,), threshold=threshold))
-                self.signals[node.name] = _Signal(node.name, 1.0, 1)
-            elif isinstance(node, g.Output):
-                unit, current = self.integrated(node)
-                threshold = _whole(float(node.threshold) / unit)
-                scale = _real(float(node.scale) * float(unit))
-                self.add(replace(node, inputs=(current,), threshold=threshold, scale=scale))
-        return g.SpikingGraph(tuple(self.nodes.values()))
+        for number, node in enumerate(self.graph.nodes):
+            match node.op:
+                case g.Input():
+                    images = self.add(node.op, (), node.name)
+                    quantise = g.Quantise(_real(1 / self.step))
+                    found = self.add(quantise, (images,), f"{node.name}/int8")
+                    self.signals[number] = _Signal(found, self.step, _LARGEST)
+                case g.Neuron(threshold=threshold):
+                    unit, current = self.integrated(node)
+                    op = g.Neuron(_whole(np.asarray(threshold, np.float64) / unit))
+                    self.signals[number] = _Signal(self.add(op, (current,), node.name), 1.0, 1)
+                case g.Output(threshold=threshold, scale=scale):
+                    unit, current = self.integrated(node)
+                    in_units = _whole(float(threshold) / unit), _real(float(scale) * float(unit))
+                    self.add(g.Output(*in_units), (current,), node.name)
+        return g.SpikingGraph(tuple(self.nodes))
 
-    def add(self, node: g.Node) -> None:
+    def add(self, op: g.Kind, inputs: tuple[int, ...], name: str) -> int:
         """A node, once: what a reader reads twice it asks for twice, with the same result."""
-        self.nodes.setdefault(node.name, node)
+        if name not in self.numbers:
+            self.numbers[name] = len(self.nodes)
+            self.nodes.append(g.Node(op, inputs, name))
+        return self.numbers[name]
 
-    def integrated(self, node: g.Neuron | g.Output) -> tuple[np.ndarray, str]:
+    def integrated(self, node: g.Node[g.Kind]) -> tuple[np.ndarray, int]:
         """The unit of a neuron's potential, and the node of its current."""
-        peak, by_channel = self.peak(node.inputs[0])
-        direct, _ = self.peak(node.inputs[0], weights=False)
+        op, (current,) = node.op, node.inputs
+        assert isinstance(op, g.Neuron | g.Output)
+        peak, by_channel = self.peak(current)
+        direct, _ = self.peak(current, weights=False)
         peak = np.where(peak > 0, peak, direct)
-        if isinstance(node, g.Output) or not by_channel:  # the potentials of classes are compared
+        if isinstance(op, g.Output) or not by_channel:  # the potentials of classes are compared
             peak = np.max(peak)
         # A channel of vanishing weights would have a threshold beyond int32.
-        unit = np.maximum(peak / _LARGEST, np.max(np.asarray(node.threshold)) / _LARGEST**3)
-        return unit, self.current(node.inputs[0], unit, node.name)
+        unit = np.maximum(peak / _LARGEST, np.max(np.asarray(op.threshold)) / _LARGEST**3)
+        return unit, self.current(current, unit, node.name)
 
-    def signal(self, name: str) -> _Signal | None:
+    def signal(self, number: int) -> _Signal | None:
         """What is a multiple of spike counts; None where weights stand between."""
-        if name not in self.signals:
-            self.signals[name] = self._signal(self.by_name[name])
-        return self.signals[name]
+        if number not in self.signals:
+            self.signals[number] = self._signal(number)
+        return self.signals[number]
 
-    def _signal(self, node: g.Node) -> _Signal | None:
+    def _signal(self, number: int) -> _Signal | None:
+        node = self.graph.nodes[number]
+        op = node.op
         before = [self.signal(i) for i in node.inputs]
-        if isinstance(node, g.Conv | g.Dense) or any(s is None for s in before):
+        if isinstance(op, g.Conv | g.Dense) or any(s is None for s in before):
             return None
         sources = [s for s in before if s is not None]
         source = sources[0]
-        match node:
+        step, bound = source.step, source.bound
+        match op:
             case g.Scale():
-                if np.size(node.scale) > 1 or np.any(np.asarray(node.shift)):
+                if np.size(op.scale) > 1 or np.any(np.asarray(op.shift)):
                     return None
-                return source._replace(step=source.step * float(np.asarray(node.scale).item()))
+                return source._replace(step=step * float(np.asarray(op.scale).item()))
             case g.Pool() | g.Sum():
-                terms = self.terms(node)
-                found = _Signal(node.name, source.step * float(node.factor), source.bound * terms)
-                dtype = jnp.int8 if found.bound <= _LARGEST else jnp.int32
-                node = replace(node, factor=jnp.ones((), dtype))
+                bound *= self.terms(number)
+                step *= float(op.factor)
+                dtype = jnp.int8 if bound <= _LARGEST else jnp.int32
+                op = replace(op, factor=jnp.ones((), dtype))
             case g.Concat():
                 step = min(s.step for s in sources)
                 sources = [self.multiplied(s, step, node.name) for s in sources]
-                found = _Signal(node.name, step, max(s.bound for s in sources))
+                bound = max(s.bound for s in sources)
             case g.Add():
-                if sources[0].step != sources[1].step:
+                bound = sum(s.bound for s in sources)
+                if sources[0].step != sources[1].step or bound > _LARGEST:
                     return None
-                bound = sources[0].bound + sources[1].bound
-                if bound > _LARGEST:
-                    return None
-                found = _Signal(node.name, source.step, bound)
             case g.Reshape() | g.Transpose() | g.Pad() | g.Slice():
-                found = source._replace(name=node.name)
+                pass
             case _:
-                raise g.unknown(node)
-        self.add(replace(node, inputs=tuple(s.name for s in sources)))
-        return found
+                raise g.unknown(op)
+        return _Signal(self.add(op, tuple(s.number for s in sources), node.name), step, bound)
 
-    def terms(self, node: g.Pool | g.Sum) -> int:
-        if isinstance(node, g.Pool):
-            return math.prod(node.window)
-        return math.prod(self.shapes[node.inputs[0]][a] for a in node.axes)
+    def terms(self, number: int) -> int:
+        """How many numbers a pool or sum adds up, at most."""
+        node = self.graph.nodes[number]
+        if isinstance(node.op, g.Pool):
+            return math.prod(node.op.window)
+        return math.prod(self.shapes[node.inputs[0]]) // math.prod(self.shapes[number])
 
     def multiplied(self, signal: _Signal, step: float, reader: str) -> _Signal:
         ratio = round(signal.step / step)
@@ -170,87 +175,87 @@ class _Quantiser:
                 f"{reader} joins counts of spikes in units of {signal.step:.6g} and {step:.6g}, "
                 "which have no common whole number: simulate this network in floating point"
             )
-        node = g.Scale(f"{signal.name}/for/{reader}", (signal.name,), _whole(ratio), _whole(0))
-        self.add(node)
-        return _Signal(node.name, step, signal.bound * ratio)
+        name = f"{self.nodes[signal.number].name}/for/{reader}"
+        number = self.add(g.Scale(_whole(ratio), _whole(0)), (signal.number,), name)
+        return _Signal(number, step, signal.bound * ratio)
 
-    def peak(self, name: str, *, weights: bool = True) -> tuple[np.ndarray, bool]:
+    def peak(self, number: int, *, weights: bool = True) -> tuple[np.ndarray, bool]:
         """The largest weight of every channel of a current, and whether it has channels.
 
         Shortcuts, whose weights have 32 bits, count where there are no others: without `weights`.
         """
-        node = self.by_name[name]
-        source = self.signal(name)
+        node = self.graph.nodes[number]
+        source = self.signal(number)
         if source is not None:
             return np.asarray(0.0 if weights else source.step), True
-        match node:
+        match node.op:
             case g.Conv() | g.Dense():
-                kernel = np.abs(np.asarray(node.kernel, np.float64))
+                kernel = np.abs(np.asarray(node.op.kernel, np.float64))
                 axes = tuple(range(kernel.ndim - 1))
                 return np.max(kernel, axes) * self.source(node).step, True
             case g.Scale():
-                scale = np.max(np.abs(np.asarray(node.scale, np.float64)))
+                scale = np.max(np.abs(np.asarray(node.op.scale, np.float64)))
                 return np.asarray(0.0 if weights else scale * self.source(node).step), True
             case g.Add():
                 found = [self.peak(i, weights=weights) for i in node.inputs]
                 return np.maximum(found[0][0], found[1][0]), all(by for _, by in found)
             case g.Pool() | g.Sum():
                 within, _ = self.peak(node.inputs[0], weights=weights)
-                return np.max(within) * float(node.factor), False
+                return np.max(within) * float(node.op.factor), False
             case g.Reshape() | g.Transpose() | g.Concat() | g.Pad() | g.Slice():
                 found = [self.peak(i, weights=weights) for i in node.inputs]
                 return np.max([np.max(peak) for peak, _ in found]), False
-        raise g.unknown(node)
+        raise g.unknown(node.op)
 
-    def source(self, node: g.Node) -> _Signal:
+    def source(self, node: g.Node[g.Kind]) -> _Signal:
         found = self.signal(node.inputs[0])
         if found is None:
+            before = self.graph.nodes[node.inputs[0]].name
             raise InputError(
-                f"{node.name} weights what {node.inputs[0]} has weighted, with no neurons between "
+                f"{node.name} weights what {before} has weighted, with no neurons between "
                 "them, which has no int8 form: fold the two into one, or simulate in floating point"
             )
         return found
 
-    def current(self, name: str, unit: np.ndarray, reader: str) -> str:
-        """Add the nodes of a current counted in `unit`, and return the last one's name."""
-        node, source = self.by_name[name], self.signal(name)
-        label = f"{name}/for/{reader}"
-        added: g.Node
+    def current(self, number: int, unit: np.ndarray, reader: str) -> int:
+        """Add the nodes of a current counted in `unit`, and return the last one's number."""
+        node, source = self.graph.nodes[number], self.signal(number)
+        op: g.Kind = node.op
         if source is not None:
             scale = _whole(source.step / unit)
-            added = g.Scale(label, (source.name,), scale, _whole(np.zeros_like(unit)))
+            op = g.Scale(scale, _whole(np.zeros_like(unit)))
+            inputs: tuple[int, ...] = (source.number,)
             largest = source.bound * np.abs(scale)
-        elif isinstance(node, g.Conv | g.Dense):
+        elif isinstance(op, g.Conv | g.Dense):
             source = self.source(node)
-            kernel = np.asarray(node.kernel, np.float64) * source.step / unit
+            inputs = (source.number,)
+            kernel = np.asarray(op.kernel, np.float64) * source.step / unit
             kernel = np.rint(kernel).astype(np.int8)
-            bias = None if node.bias is None else _whole(np.asarray(node.bias, np.float64) / unit)
-            added = replace(
-                node, name=label, inputs=(source.name,), kernel=jnp.asarray(kernel), bias=bias
-            )
+            bias = None if op.bias is None else _whole(np.asarray(op.bias, np.float64) / unit)
+            op = replace(op, kernel=jnp.asarray(kernel), bias=bias)
             sums = np.abs(kernel.astype(np.int64)).sum(tuple(range(kernel.ndim - 1)))
             largest = source.bound * sums + (0 if bias is None else np.abs(bias))
-        elif isinstance(node, g.Scale):
+        elif isinstance(op, g.Scale):
             source = self.source(node)
-            scale = _whole(np.asarray(node.scale, np.float64) * source.step / unit)
-            shift = _whole(np.asarray(node.shift, np.float64) / unit)
-            added = replace(node, name=label, inputs=(source.name,), scale=scale, shift=shift)
+            inputs = (source.number,)
+            scale = _whole(np.asarray(op.scale, np.float64) * source.step / unit)
+            shift = _whole(np.asarray(op.shift, np.float64) / unit)
+            op = g.Scale(scale, shift)
             largest = source.bound * np.abs(scale) + np.abs(shift)
-        elif isinstance(node, _SUMMING):
-            if isinstance(node, g.Pool | g.Sum):
-                unit = unit / float(node.factor)
-                node = replace(node, factor=jnp.ones((), jnp.int32))
+        elif isinstance(op, _SUMMING):
+            if isinstance(op, g.Pool | g.Sum):
+                unit = unit / float(op.factor)
+                op = replace(op, factor=jnp.ones((), jnp.int32))
             inputs = tuple(self.current(i, unit, reader) for i in node.inputs)
-            added, largest = replace(node, name=label, inputs=inputs), np.asarray(0)
+            largest = np.asarray(0)
         else:
-            raise g.unknown(node)
+            raise g.unknown(op)
         if np.max(largest) >= _EXACT:
             raise InputError(
-                f"a sum at {name} might reach {np.max(largest)}, beyond 2^24: it has too many "
+                f"a sum at {node.name} might reach {np.max(largest)}, beyond 2^24: it has too many "
                 "inputs, or a bias too large for its weights; simulate it in floating point"
             )
-        self.add(added)
-        return label
+        return self.add(op, inputs, f"{node.name}/for/{reader}")
 
 
 def _whole(value: Any) -> Array:

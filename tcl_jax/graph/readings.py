@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph.convolution import PRECISION
-from tcl_jax.graph.graph import SpikingGraph, walk
-from tcl_jax.graph.nodes import Neuron, Output
+from tcl_jax.graph.graph import SpikingGraph, apply, walk
+from tcl_jax.graph.nodes import Neuron, Node, Output
 from tcl_jax.graph.ops.base import Op
 from tcl_jax.promotion import against, alike, wider
 
@@ -46,16 +46,16 @@ def evaluate(
 
 
 def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
-    def clipped(node: Neuron | Output, z: Array) -> Array:
-        if isinstance(node, Output):
-            z, scale = alike(z, node.scale)
+    def clipped(node: Node[Neuron | Output], z: Array) -> Array:
+        if isinstance(node.op, Output):
+            z, scale = alike(z, node.op.scale)
             value = z * scale
         else:
-            value = jnp.minimum(*alike(jnp.maximum(z, 0), against(node.threshold, z)))
+            value = jnp.minimum(*alike(jnp.maximum(z, 0), against(node.op.threshold, z)))
         observe(node.name, value)
         return value
 
-    values = walk(graph, {graph.input.name: x}, lambda op, *values: op.apply(*values), clipped)
+    values = walk(graph, {graph.input.name: x}, apply, clipped)
     return values[graph.output.name]
 
 
@@ -77,9 +77,9 @@ def constant_values(
         InputError: the images have another shape than the graph takes.
     """
 
-    def carried_out(op: Op, *values: Array | None) -> Array | None:
+    def carried_out(node: Node[Op], *values: Array | None) -> Array | None:
         known = [v for v in values if v is not None]
-        return op.apply(*known) if len(known) == len(values) else None
+        return node.op.apply(*known) if len(known) == len(values) else None
 
     start: dict[str, Array | None] = {graph.input.name: images(graph, x)}
     found = walk(graph, start, carried_out, lambda node, z: None)
@@ -105,9 +105,9 @@ def images(graph: SpikingGraph, x: Real[Array | np.ndarray, "b ..."]) -> Real[Ar
         InputError: it is no array, or does not have the shape that the graph takes.
     """
     check_batch(x)
-    if tuple(x.shape[1:]) != graph.input.shape:
+    if tuple(x.shape[1:]) != graph.input.op.shape:
         raise InputError(
-            f"the network takes images of shape {graph.input.shape}, got {tuple(x.shape[1:])} "
+            f"the network takes images of shape {graph.input.op.shape}, got {tuple(x.shape[1:])} "
             f"(a batch of shape {tuple(x.shape)})"
         )
     # A graph of whole numbers rounds the images itself.

@@ -47,8 +47,7 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     neurons = sum(int(np.prod(shapes[n.name])) for n in graph.neurons)
     costs = [_cost(node, shapes[node.name]) for node in graph.nodes]
     parameters, macs = (sum(of_each) for of_each in zip(*costs, strict=True))
-    number = {node.name: index for index, node in enumerate(graph.nodes)}
-    heading, names = shortened(list(number), "node")
+    heading, names = shortened([node.name for node in graph.nodes], "node")
     table = Table(
         box=None,
         show_footer=True,
@@ -66,23 +65,25 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     table.add_column("parameters", f"{parameters:,}", **right)
     table.add_column("λ", **right)
     table.add_column("MACs", f"{macs:,}", **right)
-    for node, name, (held, taken) in zip(graph.nodes, names, costs, strict=True):
+    rows = zip(graph.nodes, names, costs, strict=True)
+    for number, (node, name, (held, taken)) in enumerate(rows):
         table.add_row(
-            str(number[node.name]),
+            str(number),
             name,
-            type(node).__name__,
-            ", ".join(str(number[i]) for i in node.inputs),
+            type(node.op).__name__,
+            ", ".join(map(str, node.inputs)),
             "×".join(map(str, shapes[node.name])),
             _count(held),
-            _threshold(node.threshold) if isinstance(node, g.Neuron) else "",
+            _threshold(node.op.threshold) if isinstance(node.op, g.Neuron) else "",
             _count(taken),
         )
     Console().print(table)  # of its own: it writes to wherever standard output goes now
 
 
-def _cost(node: g.Node, shape: tuple[int, ...]) -> tuple[int, int]:
+def _cost(node: g.Node[g.Kind], shape: tuple[int, ...]) -> tuple[int, int]:
     """Parameters and multiply-accumulates."""
-    return (node.parameters, node.macs(shape)) if isinstance(node, g.Op) else (0, 0)
+    op = node.op
+    return (op.parameters, op.macs(shape)) if isinstance(op, g.Op) else (0, 0)
 
 
 def _count(number: int) -> str:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 from tcl_jax import data, provenance
 from tcl_jax.errors import InputError
 from tcl_jax.files import whole
-from tcl_jax.graph import Neuron, SpikingGraph
+from tcl_jax.graph import SpikingGraph
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph.fold import fold
 from tcl_jax.report import layer_plots
@@ -79,16 +78,10 @@ def report_run(
 def _with_own_clips(run: Run, artifact: artifacts.Artifact) -> SpikingGraph:
     """The normalised graph with the clips that the ANN has, or has not, in units of λ."""
     sample = jax.ShapeDtypeStruct((1, *run.dataset.info.image_shape), jnp.float32)
-    clips = {n.name: n.threshold for n in fold(trace(run.logits, sample)).neurons}
-    norms = artifact.about["lambda"]
-
-    def own(node: Any) -> Any:
-        if not isinstance(node, Neuron):
-            return node
-        norm = np.asarray(norms[node.name], np.float32)
-        return replace(node, threshold=jnp.asarray(clips[node.name] / norm))
-
-    return SpikingGraph(tuple(own(node) for node in artifact.graph.nodes))
+    neurons = fold(trace(run.logits, sample)).neurons
+    norms = {n.name: np.asarray(artifact.about["lambda"][n.name], np.float32) for n in neurons}
+    clips = {n.name: jnp.asarray(n.op.threshold / norms[n.name]) for n in neurons}
+    return artifact.graph.with_thresholds(clips)
 
 
 def _batches(run: Run, images: int, batch_size: int) -> Iterator[Any]:

@@ -62,7 +62,7 @@ def read(
     """
     _check_single_class(state.counts)
     classes = classify(graph, state, readout)
-    charges = by_class(charge(graph, state) / graph.output.threshold)
+    charges = by_class(charge(graph, state) / graph.output.op.threshold)
     own = jnp.arange(charges.shape[-1])[None] == classes[:, None]
     others = jnp.max(jnp.where(own, -jnp.inf, charges), -1)
     return classes, jnp.max(jnp.where(own, charges, -jnp.inf), -1) - others
@@ -290,7 +290,7 @@ def decide(
     if slots < 1 or chunk < 1:
         raise InputError("adaptive latency needs at least one slot, and one step in a chunk")
     waiting = _single(batches)
-    images = np.zeros((slots, *graph.input.shape), graph.dtype)
+    images = np.zeros((slots, *graph.input.op.shape), graph.dtype)
     number = np.full(slots, -1)  # of the image in each slot
     labels: list[int] = []
     found: dict[int, tuple[int, int]] = {}

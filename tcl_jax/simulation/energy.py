@@ -192,14 +192,14 @@ def _operations(
     """
     counted = {"weight": jnp.zeros(()), "sum": jnp.zeros(())}
 
-    def hand_on(op: g.Op, *read: _Passing) -> _Passing:
-        arrived, direct = (op.paths(*ways) for ways in zip(*read, strict=True))
-        if op.synapse:
-            counted[op.synapse] += jnp.sum(arrived)
+    def hand_on(node: g.Node[g.Op], *read: _Passing) -> _Passing:
+        arrived, direct = (node.op.paths(*ways) for ways in zip(*read, strict=True))
+        if node.op.synapse:
+            counted[node.op.synapse] += jnp.sum(arrived)
             direct = jnp.zeros_like(arrived)
         return merge(arrived), merge(direct)
 
-    def fire(node: g.Neuron | g.Output, read: _Passing) -> _Passing:
+    def fire(node: g.Node[g.Neuron | g.Output], read: _Passing) -> _Passing:
         counted["sum"] += jnp.sum(read[1])
         own = events.get(node.name, read[0])
         return own, own

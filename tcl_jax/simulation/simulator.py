@@ -10,7 +10,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.errors import InputError
-from tcl_jax.graph import Neuron, Output, SpikingGraph, constant_values, images, shapes, walk
+from tcl_jax.graph import (
+    Neuron,
+    Node,
+    Output,
+    SpikingGraph,
+    apply,
+    constant_values,
+    images,
+    shapes,
+    walk,
+)
 from tcl_jax.simulation.coding import ANALOG, Coding, encode
 from tcl_jax.simulation.compiled import compiled_once
 from tcl_jax.simulation.neurons import IF, Neurons, fire, fraction
@@ -43,7 +53,7 @@ def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
     """
     shape = shapes(graph)
     membrane = {
-        n.name: jnp.broadcast_to(fraction(neurons.v0, n.threshold), (batch, *shape[n.name]))
+        n.name: jnp.broadcast_to(fraction(neurons.v0, n.op.threshold), (batch, *shape[n.name]))
         for n in graph.neurons
     }
     rested = {n.name: jnp.zeros((batch, *shape[n.name]), jnp.int32) for n in graph.neurons}
@@ -87,18 +97,17 @@ def step(
     resting: dict[str, Array] = {}
     spikes: dict[str, Array] = {}
 
-    def integrate_and_fire(node: Neuron | Output, current: Array) -> Array:
-        name = node.name
-        model = IF if isinstance(node, Output) else neurons
-        rest = None if isinstance(node, Output) else state.resting.get(name)
-        membrane[name], spikes[name], rest = fire(
-            model, state.membrane[name], current, node.threshold, rest
-        )
+    def integrate_and_fire(node: Node[Neuron | Output], current: Array) -> Array:
+        name, before = node.name, state.membrane[node.name]
+        model, rest = neurons, state.resting.get(name)
+        if isinstance(node.op, Output):
+            model, rest = IF, None
+        membrane[name], spikes[name], rest = fire(model, before, current, node.op.threshold, rest)
         if rest is not None:
             resting[name] = rest
         return spikes[name]
 
-    walk(graph, constant, lambda op, *values: op.apply(*values), integrate_and_fire)
+    walk(graph, constant, apply, integrate_and_fire)
     fired = (spikes[graph.output.name] > 0).astype(state.counts.dtype)
     return State(membrane, state.counts + fired, resting), spikes
 

@@ -16,12 +16,13 @@ def inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:
     return tuple(by_axis[x.axes.index(i)] for i in range(1, len(x.axes)))
 
 
-def reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> str:
+def reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> int:
     """The node whose value is that of the signal's node in another shape, without the batch."""
     # What gives an axis of length one and takes it away again leaves no trace.
-    if (before := t.reshaped.get(x.node)) and t.shapes.get(before) == shape:
+    before = t.reshaped.get(x.node)
+    if before is not None and t.shapes.get(before) == shape:
         return before
-    node = t.add(eqn, "reshape", lambda name: g.Reshape(name, (x.node,), shape), ()).node
+    node = t.add(eqn, "reshape", g.Reshape(shape), (x.node,), ()).node
     t.reshaped[node] = x.node
     return node
 
@@ -82,9 +83,8 @@ def concatenate(t: Tracer, eqn: Any, *parts: Any) -> Any:
         )
     if any(p.batch != first.batch for p in parts) or axis == first.batch:
         return t.refuse(eqn, "a concatenation over the batch mixes images")
-    names = tuple(t.arranged(p, first.axes).node for p in parts)
-    own = first.axes[axis] - 1
-    return t.add(eqn, "concat", lambda name: g.Concat(name, names, own), first.axes)
+    read = tuple(t.arranged(p, first.axes).node for p in parts)
+    return t.add(eqn, "concat", g.Concat(first.axes[axis] - 1), read, first.axes)
 
 
 def pad(t: Tracer, eqn: Any, x: Any, value: Any) -> Any:
@@ -98,7 +98,7 @@ def pad(t: Tracer, eqn: Any, x: Any, value: Any) -> Any:
     if any(config[x.batch]):
         return t.refuse(eqn, "the batch is padded")
     padding = tuple((int(a), int(b), int(c)) for a, b, c in inner(x, config))
-    return t.add(eqn, "pad", lambda name: g.Pad(name, (x.node,), padding), x.axes)
+    return t.add(eqn, "pad", g.Pad(padding), (x.node,), x.axes)
 
 
 def cut(t: Tracer, eqn: Any, x: Signal, start: Any, stop: Any, strides: Any) -> Any:
@@ -107,7 +107,7 @@ def cut(t: Tracer, eqn: Any, x: Signal, start: Any, stop: Any, strides: Any) -> 
     if (start[x.batch], stop[x.batch], strides[x.batch]) != (0, size, 1):
         return t.refuse(eqn, "a part of the batch is cut out")
     bounds = tuple(inner(x, [int(n) for n in by_axis]) for by_axis in (start, stop, strides))
-    return t.add(eqn, "slice", lambda name: g.Slice(name, (x.node,), *bounds), x.axes)
+    return t.add(eqn, "slice", g.Slice(*bounds), (x.node,), x.axes)
 
 
 def static_slice(t: Tracer, eqn: Any, x: Signal) -> Any:

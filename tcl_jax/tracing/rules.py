@@ -31,17 +31,16 @@ def _max(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
         return t.refuse(
             eqn, "max of the signal with something other than 0 is no ReLU", advice.MAXIMUM
         )
-    if isinstance(t.nodes[x.node], g.Neuron):
+    if isinstance(t.nodes[x.node].op, g.Neuron):
         return x  # never negative
-    infinite = t.array(np.inf)
-    return t.add(eqn, "relu", lambda name: g.Neuron(name, (x.node,), infinite), x.axes)
+    return t.add(eqn, "relu", g.Neuron(t.array(np.inf)), (x.node,), x.axes)
 
 
 def _min(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     """A ReLU with a fixed bound, as nn.relu6."""
     x, bound = (a, b) if isinstance(a, Signal) else (b, a)
     clips = not isinstance(bound, Signal) and bool(np.all(np.asarray(bound) > 0))
-    if clips and isinstance(t.nodes[x.node], g.Neuron | Placeholder):
+    if clips and isinstance(t.nodes[x.node].op, g.Neuron | Placeholder):
         return _clip(t, eqn, x, bound)
     return t.refuse(eqn, "this minimum is no clip after a ReLU", advice.MINIMUM)
 
@@ -50,9 +49,9 @@ def _clip(t: Tracer, eqn: Any, a: Any, lam: Any) -> Any:
     if isinstance(lam, Signal):
         return t.refuse(eqn, "λ depends on the input", "make it a parameter")
     relu = t.nodes[a.node]
-    if isinstance(relu, Placeholder):
+    if isinstance(relu.op, Placeholder):
         return Refused()
-    if not isinstance(relu, g.Neuron):
+    if not isinstance(relu.op, g.Neuron):
         return t.refuse(eqn, "clip without a ReLU before it", _CLIP_ADVICE)
     if np.any(np.isnan(np.asarray(lam))):
         return t.refuse(eqn, "a λ is not a number", "training diverged? give earlier weights")
@@ -63,8 +62,8 @@ def _clip(t: Tracer, eqn: Any, a: Any, lam: Any) -> Any:
         return t.refuse(eqn, "λ has a batch axis", "give one a layer or a channel")
     # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
     # The ReLU may be clipped already, and then the smaller bound holds.
-    smaller = t.array(jnp.minimum(relu.threshold, threshold))
-    return t.add(eqn, "neuron", lambda name: g.Neuron(name, relu.inputs, smaller), a.axes)
+    smaller = t.array(jnp.minimum(relu.op.threshold, threshold))
+    return t.add(eqn, "neuron", g.Neuron(smaller), relu.inputs, a.axes)
 
 
 # --- Elementwise --------------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def _scale(t: Tracer, eqn: Any, x: Signal, scale: Any, shift: Any) -> Any:
     arrays = [_constant(t, x, v) for v in (scale, shift)]
     if any(a is None for a in arrays):
         return t.refuse(eqn, "a constant differs between the images of a batch")
-    return t.add(eqn, "scale", lambda name: g.Scale(name, (x.node,), *arrays), x.axes)
+    return t.add(eqn, "scale", g.Scale(*arrays), (x.node,), x.axes)
 
 
 def _add(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
@@ -99,7 +98,7 @@ def _add(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     if a.batch != b.batch:
         return t.refuse(eqn, "two signals are added whose images lie along different axes")
     b = t.arranged(b, a.axes)
-    return t.add(eqn, "add", lambda name: g.Add(name, (a.node, b.node)), a.axes)
+    return t.add(eqn, "add", g.Add(), (a.node, b.node), a.axes)
 
 
 def _sub(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
@@ -195,9 +194,7 @@ def _conv(t: Tracer, eqn: Any, x: Any, kernel: Any) -> Any:
     return t.add(
         eqn,
         "conv",
-        lambda name: g.Conv(
-            name,
-            (x.node,),
+        g.Conv(
             array,
             None,
             tuple(p["window_strides"]),
@@ -205,6 +202,7 @@ def _conv(t: Tracer, eqn: Any, x: Any, kernel: Any) -> Any:
             tuple(p["rhs_dilation"]),
             p["feature_group_count"],
         ),
+        (x.node,),
         _channels_last(spec.out_spec),
     )
 
@@ -246,7 +244,7 @@ def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     size = math.prod(weight.shape[i] for i in with_)
     matrix = t.array(weight.transpose([*with_, *rest]).reshape(size, -1))
     before = x.node if len(contract) == 1 else layout.reshaped(t, eqn, x, (*kept, size))
-    x = t.add(eqn, "dense", lambda name: g.Dense(name, (before,), matrix, None), ())
+    x = t.add(eqn, "dense", g.Dense(matrix, None), (before,), ())
     node = x.node if len(outer) == 1 else layout.reshaped(t, eqn, x, (*kept, *outer))
     own = [0 if i == batch else 1 + inner.index(i) for i in free]
     others = [1 + len(inner) + k for k in range(len(outer))]
@@ -263,10 +261,8 @@ def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
         )
     window, strides = (layout.inner(x, p[k]) for k in ("window_dimensions", "window_strides"))
     padding = tuple((int(low), int(high)) for low, high in layout.inner(x, p["padding"]))
-    one = t.array(1.0)
-    return t.add(
-        eqn, "pool", lambda name: g.Pool(name, (x.node,), one, window, strides, padding), x.axes
-    )
+    pool = g.Pool(t.array(1.0), window, strides, padding)
+    return t.add(eqn, "pool", pool, (x.node,), x.axes)
 
 
 def _sum(t: Tracer, eqn: Any, x: Signal) -> Any:
@@ -276,8 +272,7 @@ def _sum(t: Tracer, eqn: Any, x: Signal) -> Any:
     axes = tuple(sorted(x.axes[a] - 1 for a in summed))
     left = [axis for a, axis in enumerate(x.axes) if a not in summed]
     ranks = tuple(sorted(left).index(axis) for axis in left)
-    one = t.array(1.0)
-    return t.add(eqn, "sum", lambda name: g.Sum(name, (x.node,), one, axes), ranks)
+    return t.add(eqn, "sum", g.Sum(t.array(1.0), axes), (x.node,), ranks)
 
 
 # --- Calls and control flow ---------------------------------------------------------------------

@@ -63,7 +63,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     >>> from tcl_jax import clip
     >>> from tcl_jax.conversion import trace
     >>> graph = trace(lambda x: clip(jax.nn.relu(x @ jnp.eye(3)), 2.0), jnp.zeros((1, 3)))
-    >>> [type(node).__name__ for node in graph.nodes]
+    >>> [type(node.op).__name__ for node in graph.nodes]
     ['Input', 'Dense', 'Neuron', 'Output']
     """
     return traced(fn, sample_input).graph
@@ -87,7 +87,7 @@ def traced(fn: Callable[[Array], Array], sample_input: Any) -> Traced:
     return Traced(g.SpikingGraph(nodes), 2.0**-tracer.bits)
 
 
-def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]:
+def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node[g.Kind], ...]]:
     shape = tuple(sample.shape[1:])
     try:
         # A function of its own, for JAX would remember the jaxpr of another call.
@@ -107,10 +107,8 @@ def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]
         takes_refused=TAKES_REFUSED,
         takes_whole=TAKES_WHOLE,
     )
-    tracer.nodes["input"] = g.Input("input", (), shape)
-    outputs = tracer.run(
-        closed.jaxpr, closed.consts, [Signal("input", tuple(range(len(shape) + 1)))]
-    )
+    images = Signal(tracer.append(g.Input(shape), (), "input"), tuple(range(len(shape) + 1)))
+    outputs = tracer.run(closed.jaxpr, closed.consts, [images])
     if tracer.refusals:
         raise UnsupportedOperation(
             "cannot convert this network: "
@@ -122,9 +120,8 @@ def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node, ...]]
             "input, images first"
         )
     logits = tracer.arranged(outputs[0], tuple(range(len(outputs[0].axes))))
-    one, infinite = tracer.array(1.0), tracer.array(np.inf)
-    tracer.nodes["output"] = g.Output("output", (logits.node,), infinite, one)
-    return tracer, _reachable(list(tracer.nodes.values()))
+    tracer.append(g.Output(tracer.array(np.inf), tracer.array(1.0)), (logits.node,), "output")
+    return tracer, g.reached(tracer.nodes)
 
 
 def _explain(fn: Any, sample: Any, error: Exception) -> None:
@@ -166,7 +163,7 @@ def _explain(fn: Any, sample: Any, error: Exception) -> None:
         ) from error
 
 
-def _differs(nodes: tuple[g.Node, ...], others: tuple[g.Node, ...]) -> str | None:
+def _differs(nodes: tuple[g.Node[g.Kind], ...], others: tuple[g.Node[g.Kind], ...]) -> str | None:
     """The name of the first node that is not the same in both, weights and all; or None."""
 
     def same(a: Any, b: Any) -> bool:
@@ -180,12 +177,3 @@ def _differs(nodes: tuple[g.Node, ...], others: tuple[g.Node, ...]) -> str | Non
         if kind != other_kind or not all(map(same, arrays, other_arrays)):
             return one.name
     return None if len(nodes) == len(others) else nodes[-1].name
-
-
-def _reachable(nodes: list[g.Node]) -> tuple[g.Node, ...]:
-    """Those that the output depends on, in order; the input always."""
-    needed = {nodes[-1].name, "input"}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    return tuple(n for n in nodes if n.name in needed)

@@ -37,11 +37,11 @@ class Signal:
     transpositions cost nothing.
 
     Attributes:
-        node: what makes it.
+        node: number of the node that makes it.
         axes: for each axis of the traced value, that of the node's value; 0 is the batch's.
     """
 
-    node: str
+    node: int
     axes: tuple[int, ...]
 
     @property
@@ -60,11 +60,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A node for the value of what was refused; no graph that is returned holds one."""
+    """What a node does whose making was refused; no graph that is returned holds one."""
 
-    name: str
     shape: tuple[int, ...]
-    inputs: tuple[str, ...] = ()
 
 
 class Tracer:
@@ -87,10 +85,11 @@ class Tracer:
         self.rules, self.inlined = rules, inlined
         self.takes_refused, self.takes_whole = takes_refused, takes_whole
         self.batch = batch
-        self.nodes: dict[str, Any] = {}  # graph nodes, and placeholders
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of nodes that were reshaped
-        self.reshaped: dict[str, str] = {}  # by node, what it is in another shape
-        self.arrangements: dict[tuple[str, tuple[int, ...]], str] = {}  # nodes with axes reordered
+        self.nodes: list[g.Node[Any]] = []  # of the graph, and placeholders
+        self.names: set[str] = set()
+        self.shapes: dict[int, tuple[int, ...]] = {}  # of nodes that were reshaped
+        self.reshaped: dict[int, int] = {}  # by node, what it is in another shape
+        self.arrangements: dict[tuple[int, tuple[int, ...]], int] = {}  # nodes with axes reordered
         self.refusals: dict[tuple[str, str], advice.Reason] = {}  # by place, and function or reason
         self.calls: list[Any] = []  # the equations that surround the one at hand
         self.origins: dict[str, tuple[Any, ...]] = {}  # equations that a node was made of
@@ -142,9 +141,8 @@ class Tracer:
         if batch is None or not jnp.issubdtype(aval.dtype, jnp.floating):
             return Refused()
         rest = [a for a in range(len(aval.shape)) if a != batch]
-        name = free("refused", self.nodes)
-        self.nodes[name] = Placeholder(name, tuple(aval.shape[a] for a in rest))
-        return Signal(name, tuple(int(a) for a in np.argsort((batch, *rest))))
+        node = self.append(Placeholder(tuple(aval.shape[a] for a in rest)), (), "refused")
+        return Signal(node, tuple(int(a) for a in np.argsort((batch, *rest))))
 
     def whole(self, eqn: Any, values: list[Any]) -> bool:
         """Whether a signal of whole numbers, as of pixels, is among what an equation reads."""
@@ -185,18 +183,24 @@ class Tracer:
     def array(self, value: Any) -> Array:
         return jnp.asarray(value, self.dtype)
 
+    def append(self, op: Any, inputs: tuple[int, ...], name: str) -> int:
+        """A new node's number; its name, or where that is taken one made of it."""
+        name = free(name, self.names)
+        self.names.add(name)
+        self.nodes.append(g.Node(op, inputs, name))
+        return len(self.nodes) - 1
+
     def add(
-        self, eqn: Any, kind: str, make: Callable[[str], g.Node], axes: tuple[int, ...]
+        self, eqn: Any, kind: str, op: g.Kind, inputs: tuple[int, ...], axes: tuple[int, ...]
     ) -> Signal:
         """A new node, named by the scopes of the modules that surround it."""
         scopes = [str(where.source_info.name_stack) for where in (*self.calls, eqn)]
         scope = "/".join(filter(None, scopes))
-        alone = scope and scope not in self.nodes
-        name = free(scope if alone else f"{scope}/{kind}".strip("/"), self.nodes)
-        self.nodes[name] = make(name)
-        self.check_finite(eqn, self.nodes[name])
-        self.origins[name] = (eqn, *reversed(self.calls))
-        return Signal(name, axes)
+        alone = scope and scope not in self.names
+        number = self.append(op, inputs, scope if alone else f"{scope}/{kind}".strip("/"))
+        self.check_finite(eqn, self.nodes[number])
+        self.origins[self.nodes[number].name] = (eqn, *reversed(self.calls))
+        return Signal(number, axes)
 
     def arranged(self, x: Signal, axes: tuple[int, ...]) -> Signal:
         """The same traced value from a node whose axes lie as wanted, the batch's first."""
@@ -204,9 +208,9 @@ class Tracer:
             return x
         order = tuple(x.axes[axes.index(i)] for i in range(len(axes)))
         if (x.node, order) not in self.arrangements:
-            name = free(f"{x.node}/" + "".join(map(str, order)), self.nodes)
-            self.nodes[name] = g.Transpose(name, (x.node,), tuple(i - 1 for i in order[1:]))
-            self.arrangements[x.node, order] = name
+            name = f"{self.nodes[x.node].name}/" + "".join(map(str, order))
+            transpose = g.Transpose(tuple(i - 1 for i in order[1:]))
+            self.arrangements[x.node, order] = self.append(transpose, (x.node,), name)
         return Signal(self.arrangements[x.node, order], axes)
 
     def refuse(
@@ -228,11 +232,11 @@ class Tracer:
         self.refusals.setdefault((advice.place_of(*around), function or reason.why), reason)
         return Refused()
 
-    def check_finite(self, eqn: Any, node: Any) -> None:
+    def check_finite(self, eqn: Any, node: g.Node[Any]) -> None:
         """Refuse weights that are not finite."""
-        for path, value in jax.tree_util.tree_leaves_with_path(node):
+        for path, value in jax.tree_util.tree_leaves_with_path(node.op):
             # Under an outer jit, weights may have no values yet; a threshold of ∞ is no clip.
-            if isinstance(value, jax.core.Tracer) or isinstance(node, g.Neuron):
+            if isinstance(value, jax.core.Tracer) or isinstance(node.op, g.Neuron):
                 continue
             array = np.asarray(value)
             finite = np.isfinite(array)

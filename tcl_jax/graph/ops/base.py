@@ -48,9 +48,6 @@ class Op(ABC):
     synapse: ClassVar[Literal["weight", "sum"] | None] = None
     """What an event meets there: a weight, a window that it lies in, or nothing that is counted."""
 
-    name: str
-    inputs: tuple[str, ...]
-
     @abstractmethod
     def apply(self, *values: Real[Array, "b ..."]) -> Real[Array, "b ..."]:
         """What it does to batched values."""
