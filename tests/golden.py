@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from networks import LAM_OUT, Dyadic, images, network
 
-from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
+from tcl_jax.conversion import evaluate, fold, load, normalise, trace, with_norms
 from tcl_jax.simulation import Coding, Neurons, State, classify, run
 
 FOLDER = Path(__file__).parent / "golden"
@@ -30,13 +30,20 @@ SIMULATIONS = {
 images are fed."""
 
 
-def measured(name: str) -> dict[str, np.ndarray]:
-    """What a network does with three images: logits, all spikes, classes over time."""
+SAVED = FOLDER / "saved"
+"""Some of these networks as they were once written to disk, never to be written anew."""
+
+
+def measured(name: str, saved: bool = False) -> dict[str, np.ndarray]:
+    """What a network, converted now or then, does with three images: logits, spikes, classes."""
     seed, neurons, coding = SIMULATIONS[name]
     with jax.enable_x64(True):
         x = jnp.asarray(images(3))
-        graph = fold(trace(network(name, Dyadic, seed=seed), x))
-        graph = normalise(with_norms(graph, {graph.output.name: LAM_OUT}))
+        if saved:
+            graph = load(SAVED / name).graph
+        else:
+            graph = fold(trace(network(name, Dyadic, seed=seed), x))
+            graph = normalise(with_norms(graph, {graph.output.name: LAM_OUT}))
 
         def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
             fired = {f"spikes_{i}": spikes[n.name] > 0 for i, n in enumerate(graph.spiking)}

@@ -7,6 +7,7 @@ that tell operations apart.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import tcl_jax
@@ -126,6 +127,13 @@ def test_imports_run_down():
         if (other := _within(name)) is not None and not _runs_down(module, other)
     }
     assert up == UPWARDS
+
+
+def test_the_picture_of_the_floors_is_true():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^ (\d)  (.+)$", page, re.MULTILINE)
+    assert [int(number) for number, _ in drawn] == list(range(len(FLOORS), 0, -1))
+    assert [rooms.split() for _, rooms in reversed(drawn)] == [f.split() for f in FLOORS]
 
 
 def test_libraries_stay_in_their_rooms():

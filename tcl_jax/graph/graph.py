@@ -8,7 +8,7 @@ have amplitude θ.  All that lies between neurons is affine.
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from tcl_jax.graph.nodes import Input, Kind, Neuron, Node, Output
 from tcl_jax.graph.ops.base import Op, Shape
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Kind)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -61,11 +62,11 @@ class SpikingGraph:
 
     @property
     def input(self) -> Node[Input]:
-        return next(found for node in self.nodes if (found := of_kind(node, Input)))
+        return next(node for node in self.nodes if _is(node, Input))
 
     @property
     def output(self) -> Node[Output]:
-        return next(found for node in self.nodes if (found := of_kind(node, Output)))
+        return next(node for node in self.nodes if _is(node, Output))
 
     @property
     def dtype(self) -> Any:
@@ -74,7 +75,7 @@ class SpikingGraph:
 
     @property
     def neurons(self) -> tuple[Node[Neuron], ...]:
-        return tuple(found for node in self.nodes if (found := of_kind(node, Neuron)))
+        return tuple(node for node in self.nodes if _is(node, Neuron))
 
     @property
     def spiking(self) -> tuple[Node[Neuron | Output], ...]:
@@ -105,9 +106,8 @@ class SpikingGraph:
         return SpikingGraph(tuple(map(changed, self.nodes)))
 
 
-def of_kind(node: Node[Kind], kind: type[_T]) -> Any:
-    """The node where it is of that kind; None where it is of another."""
-    return node if isinstance(node.op, kind) else None
+def _is(node: Node[Kind], kind: type[_K]) -> TypeGuard[Node[_K]]:
+    return isinstance(node.op, kind)
 
 
 def reached(nodes: Sequence[Node[Kind]]) -> tuple[Node[Kind], ...]:

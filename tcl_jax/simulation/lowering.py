@@ -43,13 +43,15 @@ def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:
     if (platform or jax.default_backend()) != "cpu":
         return graph
     shapes = list(g.shapes(graph).values())
+    names = {node.name for node in graph.nodes}
     nodes: list[g.Node[g.Kind]] = []
     now: list[int] = []  # of every node of the graph, its number among the new ones
     for number, node in enumerate(graph.nodes):
         inputs = tuple(now[i] for i in node.inputs)
         steps = _faster(node.op, *(shapes[i] for i in (*node.inputs, number)))
         for what, op in steps.items():
-            nodes.append(g.Node(op, inputs, f"{node.name}/{what}".rstrip("/")))
+            name = g.free(f"{node.name}/{what}", names) if what else node.name
+            nodes.append(g.Node(op, inputs, name))
             inputs = (len(nodes) - 1,)
         now.append(len(nodes) - 1)
     return g.SpikingGraph(tuple(nodes))
@@ -57,7 +59,10 @@ def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:
 
 @singledispatch
 def _faster(op: g.Kind, *sizes: Shape) -> dict[str, g.Kind]:
-    """What computes the same in less time on a CPU, step by step: as it is, where none is known.
+    """What computes the same in less time on a CPU: by name, one step after the other.
+
+    The last step, which has the node's own name, is called ''.  Of most kinds nothing is known that
+    is faster than what they are.
 
     Args:
         op: of any kind.
