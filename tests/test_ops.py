@@ -76,6 +76,9 @@ OPERATIONS = {
     "pool over channels": Row(
         of(g.Pool, -0.5, window=(1, 1, 2), strides=(1, 1, 2), padding=((0, 0),) * 3), "", ""
     ),
+    "every other row": Row(
+        of(g.Pool, 1.0, window=(1, 1, 1), strides=(2, 1, 1), padding=((0, 0),) * 3), "cs", ""
+    ),
     "global mean": Row(of(g.Sum, 0.125, axes=(0, 1)), "cs", "s"),
     "mean over rows": Row(of(g.Sum, 0.25, axes=(0,)), "cs", "s"),
     "sum over channels": Row(of(g.Sum, -1.0, axes=(2,)), "s", "s"),
