@@ -114,3 +114,14 @@ def test_a_kind_needs_no_more_than_what_it_does():
     for says, reading in readings.items():
         with pytest.raises((NotImplementedError, TypeError), match=f"Double .*{says}"):
             reading()
+
+
+def test_a_scale_that_makes_a_value_larger_is_not_folded():
+    graph = wiring.graph(
+        x=(IN,),
+        r=(g.Reshape((1, 2)), "x"),
+        s=(g.Scale(jnp.asarray([[1.0], [2.0], [3.0]]), jnp.zeros(())), "r"),
+        y=(OUT, "s"),
+    )
+    assert g.shapes(fold(graph))["y"] == (3, 2)
+    np.testing.assert_array_equal(evaluate(fold(graph), X), evaluate(graph, X))

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
+
 from tcl_jax import graph as g
 from tcl_jax.graph.ops.base import Scales, Shape
 
@@ -59,8 +61,11 @@ def _merged(
 ) -> tuple[int, g.Op] | None:
     """At or before a node, the operation that takes a scale and shift up; None if there is none.
 
-    What others read too must keep its value, all along the way.
+    What others read too must keep its value, all along the way, and its shape.
     """
+    for factor in (scale, shift):
+        if np.broadcast_shapes(factor.shape, shapes[number]) != shapes[number]:
+            return None
     while True:
         op = nodes[number].op
         if readers[number] != 1 or not isinstance(op, g.Op):
