@@ -1,15 +1,17 @@
 """Runs the command lines in processes that need not import their libraries anew.
 
 Started as a program, it reads one command a line and forks: the child runs the script as its main
-program, to the interpreter's own end, and the parent answers with its process number; asked for
-that one's exit status, it answers with it, or null while there is none.
+program, and the parent answers with its process number; asked for that one's exit status, it
+answers with it, or null while there is none.
 """
 
+import atexit
 import gc
 import json
 import os
 import runpy
 import sys
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +38,20 @@ def become(command: dict) -> None:
         os.dup2(os.open(where, os.O_RDWR | os.O_CREAT), number)
     os.environ.update(command["environment"])
     sys.argv = [command["script"], *command["arguments"]]
-    runpy.run_path(command["script"], run_name="__main__")
+    status = 0
+    try:
+        runpy.run_path(command["script"], run_name="__main__")
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    # What the interpreter does at its end, but for freeing all that was imported, which is most of
+    # what a short command takes.  Commands that tests start anew, and do not fork, do that too.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def plot_activations(layers: Sequence[Layer], path: Path, *, title: str) -> None
         axes.stairs(layer.histogram, edges, fill=True, color="tab:blue")
         axes.axvline(1.0, color="tab:red", linewidth=1)
         axes.set_yscale("log")
+        axes.minorticks_off()
         axes.set_xlim(0, max(1.05, edges[-1] * 1.02))
         axes.set_title(name, fontsize=7)
     figure.supxlabel("activation, in units of λ (red)", fontsize=9)
@@ -75,12 +76,12 @@ def plot_errors(layers: Sequence[Layer], path: Path, *, title: str) -> None:
 def _grid(count: int) -> tuple[plt.Figure, np.ndarray]:
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
+    width, height = 2.1 * columns + 0.5, 1.7 * rows + 0.6
+    # Placed by hand: to lay out fifty panels by what is written in them takes longer than to draw.
+    margins = {"left": 0.75 / width, "right": 1 - 0.1 / width}
+    margins |= {"bottom": 0.5 / height, "top": 1 - 0.55 / height, "wspace": 0.3, "hspace": 0.4}
     figure, panels = plt.subplots(
-        rows,
-        columns,
-        figsize=(2.1 * columns + 0.5, 1.7 * rows + 0.6),
-        layout="constrained",
-        squeeze=False,
+        rows, columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
     )
     for axes in panels.ravel()[count:]:
         axes.set_axis_off()
