@@ -51,10 +51,7 @@ LIBRARIES = {
 }
 """Large or slow libraries, and the only rooms that may use them."""
 
-TELL_APART = {
-    "graph.normalise",
-    "graph.quantise",
-}
+TELL_APART = {"graph.quantise"}
 """Modules that ask which operation a node is, where it should say itself what it can."""
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -100,6 +100,16 @@ def test_a_kind_needs_no_more_than_what_it_does():
     np.testing.assert_array_equal(evaluate(graph, X), np.minimum(6 * X, 1) @ np.ones((2, 2)))
     np.testing.assert_array_equal(evaluate(fold(graph), X), evaluate(graph, X))
     assert [n.name for n in fold(graph).nodes] == [n.name for n in graph.nodes]
+    lam = np.asarray([0.5, 1.5])
+    large = wiring.graph(
+        x=(IN,),
+        n=(g.Neuron(jnp.asarray(lam)), "x"),
+        a=(double, "n"),
+        d=(dense(), "a"),
+        y=(OUT, "d"),
+    )
+    np.testing.assert_allclose(evaluate(normalise(large), X), evaluate(large, X), rtol=1e-6)
+    assert [n.name for n in normalise(large).nodes] == ["x", "x->n", "n", "n->a", "a", "d", "y"]
     assert g.shapes(graph)["a"] == (2,) and double.parameters == double.macs((2,)) == 0
     half = np.asarray(0.5)
     assert double.carry([half], [(2,)]) == half and double.split(half, [(2,)]) == (half,)
@@ -108,12 +118,28 @@ def test_a_kind_needs_no_more_than_what_it_does():
     readings = {
         "between what its value lies": lambda: double.bounds((X[:1], X[:1])),
         "which ways lead through it": lambda: energy.fan_outs(graph),
-        "a kind of node that is not provided for": lambda: normalise(graph),
         "kind of node that is not provided for": lambda: integer.quantise(graph, X),
     }
     for says, reading in readings.items():
         with pytest.raises((NotImplementedError, TypeError), match=f"Double .*{says}"):
             reading()
+
+
+def test_what_is_constant_is_what_no_neuron_precedes():
+    """A sum with spikes is none, although one of its terms is; alone that one goes on."""
+    graph = wiring.graph(
+        x=(IN,),
+        a=(dense(), "x"),
+        n=(g.Neuron(ONE), "a"),
+        s=(g.Add(), "n", "x"),
+        j=(g.Concat(0), "x", "a"),
+        b=(dense(4, 2), "j"),
+        t=(g.Add(), "s", "b"),
+        y=(OUT, "t"),
+    )
+    found = g.constant_values(graph, X)
+    assert list(found) == ["x", "a", "j", "b"]
+    np.testing.assert_array_equal(found["b"], np.hstack([X, X @ np.ones((2, 2))]) @ np.ones((4, 2)))
 
 
 def test_a_scale_that_makes_a_value_larger_is_not_folded():

@@ -132,6 +132,8 @@ def _converted(
 ) -> Converted:
     traced, folded = _traced(function)
     norms = calibrate(folded, method(norm), lambda: [jnp.asarray(CALIBRATING)], timesteps=9)
+    if norm != "tcl":  # a λ that is the largest current is met by it, and rounding decides
+        norms = {name: lam * 1.001 for name, lam in norms.items()}
     if lam_out is not None:
         norms |= {folded.output.name: lam_out}
     lam = with_norms(folded, norms)

@@ -1,6 +1,7 @@
 """Conversion proves itself: what it returns computes what the function does, or is refused."""
 
 import weakref
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def test_what_normalisation_spoils_is_refused_where_it_was_spoiled(monkeypatch):
     def spoiled(graph):
         found = normalise(graph)
         last = [n for n in found.nodes if isinstance(n.op, g.Dense)][1]
-        return wiring.changed(found, last, last.op.then(np.asarray(1.01), np.zeros(())))
+        return wiring.changed(found, last, replace(last.op, kernel=1.01 * last.op.kernel))
 
     monkeypatch.setattr(conversion, "normalise", spoiled)
     with pytest.raises(InputError, match=r"normalised gives logits .* \(they part at 'neuron_2'\)"):
@@ -68,7 +69,7 @@ def test_what_folding_spoils_is_refused(monkeypatch):
     def spoiled(graph):
         found = fold(graph)
         first = next(n for n in found.nodes if isinstance(n.op, g.Dense))
-        return wiring.changed(found, first, first.op.then(np.asarray(1.01), np.zeros(())))
+        return wiring.changed(found, first, replace(first.op, kernel=1.01 * first.op.kernel))
 
     monkeypatch.setattr(conversion, "fold", spoiled)
     with pytest.raises(InputError, match=r"folded gives logits that .* \(they part at 'neuron'\)"):

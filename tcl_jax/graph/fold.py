@@ -1,12 +1,7 @@
 """Batch norm into weights (Eq. 7): a graph of the same outputs with fewer nodes."""
 
-from collections import Counter
-from dataclasses import replace
-
-import numpy as np
-
 from tcl_jax import graph as g
-from tcl_jax.graph.ops.base import Scales, Shape
+from tcl_jax.graph.scales import settle
 
 
 def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
@@ -34,47 +29,4 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
     >>> dense.kernel.tolist(), dense.bias.tolist()
     ([[3.0, 0.0], [0.0, 3.0]], [-3.0, -3.0])
     """
-    nodes = list(graph.nodes)
-    shapes = list(g.shapes(graph).values())
-    readers = Counter(number for node in nodes for number in node.inputs)
-    instead: dict[int, int] = {}  # of what was merged, the node that has its value now
-    for number, node in enumerate(nodes):
-        read = tuple(instead.get(i, i) for i in node.inputs)
-        nodes[number] = replace(node, inputs=read)
-        if isinstance(node.op, g.Op) and node.op.scaling:
-            merged = _merged(nodes, read[0], *node.op.scaling, readers, shapes)
-            if merged is not None:
-                at, op = merged
-                nodes[at] = replace(nodes[at], op=op)
-                instead[number] = read[0]
-                readers[read[0]] = readers[number]
-    return g.SpikingGraph(g.reached(nodes))
-
-
-def _merged(
-    nodes: list[g.Node[g.Kind]],
-    number: int,
-    scale: Scales,
-    shift: Scales,
-    readers: Counter[int],
-    shapes: list[Shape],
-) -> tuple[int, g.Op] | None:
-    """At or before a node, the operation that takes a scale and shift up; None if there is none.
-
-    What others read too must keep its value, all along the way, and its shape.
-    """
-    for factor in (scale, shift):
-        if np.broadcast_shapes(factor.shape, shapes[number]) != shapes[number]:
-            return None
-    while True:
-        op = nodes[number].op
-        if readers[number] != 1 or not isinstance(op, g.Op):
-            return None
-        if (merged := op.then(scale, shift)) is not None:
-            return number, merged
-        if shift.any() or len(nodes[number].inputs) != 1:
-            return None
-        (number,) = nodes[number].inputs
-        if (split := op.split(scale, [shapes[number]])) is None:
-            return None
-        (scale,) = split
+    return settle(graph.nodes, g.shapes(graph), graph.dtype)

@@ -21,6 +21,7 @@ Interval = tuple[Real[Array, "1 ..."], Real[Array, "1 ..."]]
 Shape = tuple[int, ...]
 
 _T = TypeVar("_T", bound=type)
+_Tree = TypeVar("_Tree")
 
 
 def leaves(*arrays: str) -> Callable[[_T], _T]:
@@ -165,6 +166,18 @@ def equal(a: Scales, b: Scales) -> bool:
     return bool(np.all(np.equal(*np.broadcast_arrays(compact(a), compact(b)))))
 
 
+def fits(scale: Scales, shape: Shape) -> bool:
+    """Whether a scale broadcasts against a value of a shape, and leaves it that shape.
+
+    >>> fits(np.ones(3), (2, 3)), fits(np.ones(3), (2, 1))
+    (True, False)
+    """
+    try:
+        return np.broadcast_shapes(scale.shape, shape) == shape
+    except ValueError:
+        return False
+
+
 def constant_along(scale: Scales, axes: Sequence[bool]) -> bool:
     """Whether a scale is the same all along those axes of a value that are marked."""
     sizes = compact(scale).shape[::-1]  # aligned at the last axis, as in broadcasting
@@ -177,11 +190,20 @@ def by_channel(scale: Scales) -> bool:
     return scale.size == 1 or scale.size == scale.shape[-1]
 
 
-def rounded(value: Any, like: Array) -> Array:
-    """Numbers found in float64, in the type of those that they replace: rounded once."""
-    return jnp.asarray(value, like.dtype)
+def unrounded(value: Scales) -> Any:
+    """For a field of an operation that takes a scale up: NumPy's float64, until it is `rounded`."""
+    return np.asarray(value, np.float64)
 
 
-def wide(value: Any) -> Scales:
+def wide(value: Any) -> Float[np.ndarray, "..."]:
     """Numbers in float64, where products of several float32 ones are not rounded in between."""
     return np.asarray(value, np.float64)
+
+
+def rounded(tree: _Tree, dtype: Any) -> _Tree:
+    """Operations that have taken scales up, with their numbers as JAX has them: rounded once."""
+
+    def stored(value: Any) -> Any:
+        return jnp.asarray(value, dtype) if isinstance(value, np.ndarray) else value
+
+    return jax.tree.map(stored, tree)

@@ -19,7 +19,7 @@ from tcl_jax.graph.ops.base import (
     constant_along,
     equal,
     leaves,
-    rounded,
+    unrounded,
     wide,
 )
 from tcl_jax.promotion import alike
@@ -36,8 +36,7 @@ class Summing(Op):
     def then(self, scale: Scales, shift: Scales) -> Self | None:
         if scale.size != 1 or shift.any():
             return None
-        factor = wide(self.factor) * scale.reshape(())
-        return replace(self, factor=rounded(factor, self.factor))
+        return replace(self, factor=unrounded(wide(self.factor) * scale.reshape(())))
 
     def bounds(self, *intervals: Interval) -> Interval:
         low, high = (self.apply(end) for end in intervals[0])

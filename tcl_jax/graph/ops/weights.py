@@ -20,7 +20,7 @@ from tcl_jax.graph.ops.base import (
     by_channel,
     compact,
     leaves,
-    rounded,
+    unrounded,
     wide,
 )
 from tcl_jax.promotion import against, alike, wider
@@ -41,18 +41,15 @@ class Weighted(Affine):
             return None
         scale, shift = (np.broadcast_to(s.reshape(-1), (channels,)) for s in (scale, shift))
         bias = np.zeros(channels) if self.bias is None else wide(self.bias)
-        return replace(
-            self,
-            kernel=rounded(wide(self.kernel) * scale, self.kernel),
-            bias=rounded(bias * scale + shift, self.kernel),
-        )
+        added = None if self.bias is None and not shift.any() else unrounded(bias * scale + shift)
+        return replace(self, kernel=unrounded(wide(self.kernel) * scale), bias=added)
 
     def after(self, scales: Sequence[Scales]) -> Self | None:
         (scale,) = map(compact, scales)
         if not by_channel(scale):
             return None
-        kernel = rounded(self._weighted(wide(self.kernel), scale.reshape(-1)), self.kernel)
-        return replace(self, kernel=kernel)
+        kernel = self._weighted(wide(self.kernel), scale.reshape(-1))
+        return replace(self, kernel=unrounded(kernel))
 
     def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
         """A kernel times a number for each channel that is read, or one for all."""
@@ -146,14 +143,11 @@ class Scale(Affine):
         return wide(self.scale), wide(self.shift)
 
     def then(self, scale: Scales, shift: Scales) -> Self | None:
-        return replace(
-            self,
-            scale=rounded(wide(self.scale) * scale, self.scale),
-            shift=rounded(wide(self.shift) * scale + shift, self.shift),
-        )
+        added = unrounded(wide(self.shift) * scale + shift)
+        return replace(self, scale=unrounded(wide(self.scale) * scale), shift=added)
 
     def after(self, scales: Sequence[Scales]) -> Self | None:
-        return replace(self, scale=rounded(wide(self.scale) * scales[0], self.scale))
+        return replace(self, scale=unrounded(wide(self.scale) * scales[0]))
 
     def parts(self) -> tuple[Self, Self]:
         nothing = jnp.zeros_like(self.shift)
