@@ -1,18 +1,21 @@
-"""Checks what annotations say of arrays, their types and axes, at every call that a test makes."""
+"""Checks what annotations say of arrays, their types and axes, at calls that tests make.
+
+A check takes about 1 ms, more than most of what is called.  So each function is checked once for
+every kind of arguments: types and shapes of arrays, and what else is small.
+"""
 
 import functools
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, get_args
 
+import jax
 import jaxtyping
+import numpy as np
 from beartype import beartype
 from jax._src import source_info_util
 
 _jaxtyped = jaxtyping.jaxtyped
 source_info_util.register_exclusion(__file__)  # no line of a user's is here
-ALWAYS, EVERY = 100, 10
-"""Of the calls of one function in one process: how many are all checked, and which after those."""
 
 
 def arrays(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,22 +34,36 @@ def _jaxtyped_if_of_arrays(*, typechecker: Callable) -> Callable[[Any], Any]:
     def decorate(what: Any) -> Any:
         if isinstance(what, type) or not any(map(_of_array, what.__annotations__.values())):
             return what
-        return sampled(what, _jaxtyped(what, typechecker=typechecker))
+        return once_a_kind(what, _jaxtyped(what, typechecker=typechecker))
 
     return decorate
 
 
-def sampled(plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
-    """The checked function at its first calls, and then now and then: a check takes about 1 ms."""
-    calls = itertools.count()
+def once_a_kind(plain: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:
+    """The checked function for arguments of a kind that it has not taken yet, or else the plain."""
+    taken: set[Hashable] = set()
 
     @functools.wraps(plain)
     def function(*arguments: Any, **named: Any) -> Any:
-        number = next(calls)
-        called = checked if number < ALWAYS or number % EVERY == 0 else plain
-        return called(*arguments, **named)
+        kind = _kind((arguments, named))
+        if kind in taken:
+            return plain(*arguments, **named)
+        result = checked(*arguments, **named)
+        if not jaxtyping.config.jaxtyping_disable:
+            taken.add(kind)
+        return result
 
     return function
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+        return type(value), value.shape, value.dtype
+    if isinstance(value, list | tuple):
+        return type(value), *map(_kind, value)
+    if isinstance(value, Mapping):
+        return type(value), *((key, _kind(part)) for key, part in value.items())
+    return (type(value), value) if isinstance(value, str | int | None) else type(value)
 
 
 def _of_array(annotation: Any) -> bool:

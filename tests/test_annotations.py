@@ -22,20 +22,33 @@ _INFO = DataInfo("grey", (4, 4, 1), 2, 10, 10, (0.5,), (0.25,), mirrors=False)
     ids=["axes", "type", "images"],
 )
 def test_arrays_are_those_of_annotations(call):
-    found = set()
-    for _ in range(annotations.EVERY):  # of which one is checked, whatever was called before
-        try:
-            call()
-        except Exception as error:
-            found.add(type(error))
-    assert jaxtyping.TypeCheckError in found
+    with pytest.raises(jaxtyping.TypeCheckError):
+        call()
 
 
-def test_of_many_calls_some_are_checked():
-    checked = []
-    sampled = annotations.sampled(lambda x: x, lambda x: checked.append(x) or x)
-    many = annotations.ALWAYS + 5 * annotations.EVERY
-    assert [sampled(number) for number in range(many)] == list(range(many))
-    first, then = checked[: annotations.ALWAYS], checked[annotations.ALWAYS :]
-    assert first == list(range(annotations.ALWAYS))
-    assert np.all(np.diff(then) == annotations.EVERY) and len(then) == 5
+def test_a_function_is_checked_once_for_every_kind_of_arguments():
+    calls = []
+
+    def called(how):
+        return lambda *arguments, **named: calls.append(how)
+
+    function = annotations.once_a_kind(called("plain"), called("checked"))
+    for shape, dtype, axis in ((2, int, 0), (3, int, 0), (3, float, 0), (3, float, 1)):
+        for _ in range(2):
+            function([jnp.zeros(shape, dtype)], given={"as": np.zeros(shape)}, axis=axis)
+    assert calls == ["checked", "plain"] * 4
+
+
+def test_what_fails_or_was_not_checked_is_checked_again(unchecked):
+    def fails(x):
+        raise TypeError
+
+    function = annotations.once_a_kind(lambda x: x, fails)
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            function(1)
+    count = []
+    function = annotations.once_a_kind(lambda x: x, count.append)
+    function(1)  # while checks are off
+    function(1)
+    assert count == [1, 1]

@@ -34,6 +34,45 @@ def part(start):
 ADD, JOIN = g.Add(), g.Concat(0)
 POOL = g.Pool(window=(2,), strides=(2,), padding=((0, 0),), factor=0.5 * ONE)
 END = g.Output(0.5 * ONE, 2 * ONE)
+
+
+def side_by_side(one, other):
+    """Two populations that read the same value, and weights that read both."""
+    return {
+        "n": (one, "a"),
+        "m": (other, "a"),
+        "j": (JOIN, "n", "m"),
+        "b": (dense(4), "j"),
+        "y": (END, "b"),
+    }
+
+
+def apart(one, other):
+    """Two populations that each read one half of a value."""
+    return {
+        "b": (dense(2, 4), "a"),
+        "p": (part(0), "b"),
+        "q": (part(2), "b"),
+        "n": (one, "p"),
+        "m": (other, "q"),
+        "j": (JOIN, "n", "m"),
+        "c": (dense(4), "j"),
+        "y": (END, "c"),
+    }
+
+
+def for_one_of_two(factor):
+    """A value that neurons read scaled, and weights as it is."""
+    return {
+        "s": (factor, "a"),
+        "n": (neuron(0.5), "s"),
+        "b": (dense(), "n"),
+        "c": (dense(), "a"),
+        "t": (ADD, "b", "c"),
+        "y": (END, "t"),
+    }
+
+
 CASES = {
     "a chain": ([], {"n": (neuron(0.5), "a"), "y": (END, "n")}),
     "an identity shortcut": (
@@ -51,26 +90,8 @@ CASES = {
         ["s->n"],
         {"s": (ADD, "a", "x"), "n": (neuron(0.5), "s"), "b": (dense(), "n"), "y": (END, "b")},
     ),
-    "two populations that read one value": (
-        ["a->m"],
-        {
-            "n": (neuron(0.5), "a"),
-            "m": (neuron(0.25), "a"),
-            "j": (JOIN, "n", "m"),
-            "b": (dense(4), "j"),
-            "y": (END, "b"),
-        },
-    ),
-    "two of the same threshold": (
-        [],
-        {
-            "n": (neuron(0.5), "a"),
-            "m": (neuron(0.5), "a"),
-            "j": (JOIN, "n", "m"),
-            "b": (dense(4), "j"),
-            "y": (END, "b"),
-        },
-    ),
+    "two populations that read one value": (["a->m"], side_by_side(neuron(0.5), neuron(0.25))),
+    "two of the same threshold": ([], side_by_side(neuron(0.5), neuron(0.5))),
     "weights beside a population": (
         [],
         {
@@ -103,31 +124,10 @@ CASES = {
             "y": (END, "b"),
         },
     ),
-    "parts of a value": (
-        ["q->m"],
-        {
-            "b": (dense(2, 4), "a"),
-            "p": (part(0), "b"),
-            "q": (part(2), "b"),
-            "n": (neuron(0.5), "p"),
-            "m": (neuron(2.0), "q"),
-            "j": (JOIN, "n", "m"),
-            "c": (dense(4), "j"),
-            "y": (END, "c"),
-        },
-    ),
+    "parts of a value": (["q->m"], apart(neuron(0.5), neuron(2.0))),
     "parts of a value, each of its own λ by channel": (
         [],
-        {
-            "b": (dense(2, 4), "a"),
-            "p": (part(0), "b"),
-            "q": (part(2), "b"),
-            "n": (neuron(0.5, 2.0), "p"),
-            "m": (neuron(0.25, 4.0), "q"),
-            "j": (JOIN, "n", "m"),
-            "c": (dense(4), "j"),
-            "y": (END, "c"),
-        },
+        apart(neuron(0.5, 2.0), neuron(0.25, 4.0)),
     ),
     "parts of a value that are joined again": (
         ["j->n"],
@@ -215,28 +215,8 @@ CASES = {
         [],
         {"s": (scale([0.5, 4.0]), "x"), "b": (dense(), "s"), "y": (END, "b")},
     ),
-    "a scale of 0 for one of two readers": (
-        ["s"],
-        {
-            "s": (scale([1.0, 0.0]), "a"),
-            "n": (neuron(0.5), "s"),
-            "b": (dense(), "n"),
-            "c": (dense(), "a"),
-            "t": (ADD, "b", "c"),
-            "y": (END, "t"),
-        },
-    ),
-    "a shift for one of two readers": (
-        ["s"],
-        {
-            "s": (scale(2.0, 0.25), "a"),
-            "n": (neuron(0.5), "s"),
-            "b": (dense(), "n"),
-            "c": (dense(), "a"),
-            "t": (ADD, "b", "c"),
-            "y": (END, "t"),
-        },
-    ),
+    "a scale of 0 for one of two readers": (["s"], for_one_of_two(scale([1.0, 0.0]))),
+    "a shift for one of two readers": (["s"], for_one_of_two(scale(2.0, 0.25))),
     "a shift before weights": (
         ["s"],
         {"s": (scale(2.0, 0.25), "x"), "b": (dense(), "s"), "y": (END, "b")},

@@ -11,8 +11,9 @@ def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
               b \leftarrow \frac{\gamma}{\sigma} (b - \mu) + \beta  \qquad (7)
 
     found in the graph and not by the names of layers.  A constant factor after a sum (the division
-    of an average) becomes the pool's own.  A scale alone goes back through what only moves values
-    about.  One that has nothing to go into, or whose value differs between positions, stays.
+    of an average) becomes the pool's own.  A scale without a shift goes back past what only moves
+    values about, or into all branches of a sum, or else forwards into the weights that read it, as
+    that of the image does.  One that has nothing to go into, or differs between positions, stays.
 
     Args:
         graph: as traced.

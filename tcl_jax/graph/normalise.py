@@ -7,7 +7,7 @@ import numpy as np
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
-from tcl_jax.graph.ops.base import Scales, equal, unrounded, wide
+from tcl_jax.graph.ops.base import Scales, equal, wide
 from tcl_jax.graph.scales import scaled, settle
 
 
@@ -86,7 +86,7 @@ def _of_threshold_1(op: g.Kind) -> g.Kind:
         case g.Neuron():
             return replace(op, threshold=jnp.ones_like(op.threshold))
         case g.Output():
-            logit = unrounded(wide(op.scale) * wide(op.threshold))
+            logit = wide(wide(op.scale) * wide(op.threshold))
             return replace(op, threshold=jnp.ones_like(op.threshold), scale=logit)
         case _:
             return op

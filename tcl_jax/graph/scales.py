@@ -8,7 +8,7 @@ import numpy as np
 
 from tcl_jax.graph.graph import SpikingGraph, reached
 from tcl_jax.graph.nodes import Kind, Node, Scale, free
-from tcl_jax.graph.ops.base import Op, Scales, Shape, compact, equal, fits, rounded, unrounded
+from tcl_jax.graph.ops.base import Op, Scales, Shape, compact, equal, fits, rounded, wide
 
 _ONE = np.ones(())
 _NOTHING = np.zeros(())
@@ -26,10 +26,10 @@ def settle(nodes: Sequence[Node[Kind]], shapes: Mapping[str, Shape], dtype: Any)
     the 1/λ of neurons.  Then, where there is no shift, forwards, into what reads the value, or past
     it: the λ that a spike stands for.  What is stuck there tries to go back again.
 
-    Numbers are float64 all the way, and rounded once, at its end.
+    Numbers are float64 (`wide`) all the way, and rounded once, at its end.
 
     Args:
-        nodes: of a graph; their numbers may be `unrounded`.
+        nodes: of a graph; their numbers may be `wide`.
         shapes: of every node's value, by name.
         dtype: that the graph's numbers are to have.
     """
@@ -39,7 +39,7 @@ def settle(nodes: Sequence[Node[Kind]], shapes: Mapping[str, Shape], dtype: Any)
 
 def scaled(number: int, scale: Scales, name: str) -> Node[Kind]:
     """A node that multiplies the value of the node of a number."""
-    return Node(Scale(unrounded(scale), unrounded(_NOTHING)), (number,), name)
+    return Node(Scale(wide(scale), wide(_NOTHING)), (number,), name)
 
 
 class _Value(NamedTuple):

@@ -40,7 +40,8 @@ class Op(ABC):
 
     A kind of operation is a dataclass of its numbers and shape, with `apply`.  The four laws by
     which scales move, `then`, `after`, `carry` and `split`, hold for any linear map as they stand,
-    and answer None for what only a kind itself can know.  Readings that nothing general is true of
+    and answer None for what only a kind itself can know; what has taken a scale up holds `wide`
+    numbers.  Readings that nothing general is true of
     raise until a kind answers: no kind is taken for another.
     """
 
@@ -190,20 +191,19 @@ def by_channel(scale: Scales) -> bool:
     return scale.size == 1 or scale.size == scale.shape[-1]
 
 
-def unrounded(value: Scales) -> Any:
-    """For a field of an operation that takes a scale up: NumPy's float64, until it is `rounded`."""
-    return np.asarray(value, np.float64)
+def wide(value: Any) -> Any:
+    """Numbers in NumPy's float64, where products of several are not rounded in between.
 
-
-def wide(value: Any) -> Float[np.ndarray, "..."]:
-    """Numbers in float64, where products of several float32 ones are not rounded in between."""
+    So an operation holds what it has taken up, in place of JAX's arrays, until it is `rounded`.
+    """
     return np.asarray(value, np.float64)
 
 
 def rounded(tree: _Tree, dtype: Any) -> _Tree:
-    """Operations that have taken scales up, with their numbers as JAX has them: rounded once."""
+    """Operations with `wide` numbers as JAX has them, each rounded once."""
 
     def stored(value: Any) -> Any:
-        return jnp.asarray(value, dtype) if isinstance(value, np.ndarray) else value
+        is_wide = isinstance(value, np.ndarray) and value.dtype == np.float64
+        return jnp.asarray(value, dtype) if is_wide else value
 
     return jax.tree.map(stored, tree)

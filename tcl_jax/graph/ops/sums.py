@@ -19,7 +19,6 @@ from tcl_jax.graph.ops.base import (
     constant_along,
     equal,
     leaves,
-    unrounded,
     wide,
 )
 from tcl_jax.promotion import alike
@@ -36,7 +35,7 @@ class Summing(Op):
     def then(self, scale: Scales, shift: Scales) -> Self | None:
         if scale.size != 1 or shift.any():
             return None
-        return replace(self, factor=unrounded(wide(self.factor) * scale.reshape(())))
+        return replace(self, factor=wide(wide(self.factor) * scale.reshape(())))
 
     def bounds(self, *intervals: Interval) -> Interval:
         low, high = (self.apply(end) for end in intervals[0])

@@ -20,7 +20,6 @@ from tcl_jax.graph.ops.base import (
     by_channel,
     compact,
     leaves,
-    unrounded,
     wide,
 )
 from tcl_jax.promotion import against, alike, wider
@@ -41,15 +40,15 @@ class Weighted(Affine):
             return None
         scale, shift = (np.broadcast_to(s.reshape(-1), (channels,)) for s in (scale, shift))
         bias = np.zeros(channels) if self.bias is None else wide(self.bias)
-        added = None if self.bias is None and not shift.any() else unrounded(bias * scale + shift)
-        return replace(self, kernel=unrounded(wide(self.kernel) * scale), bias=added)
+        added = None if self.bias is None and not shift.any() else wide(bias * scale + shift)
+        return replace(self, kernel=wide(wide(self.kernel) * scale), bias=added)
 
     def after(self, scales: Sequence[Scales]) -> Self | None:
         (scale,) = map(compact, scales)
         if not by_channel(scale):
             return None
         kernel = self._weighted(wide(self.kernel), scale.reshape(-1))
-        return replace(self, kernel=unrounded(kernel))
+        return replace(self, kernel=wide(kernel))
 
     def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
         """A kernel times a number for each channel that is read, or one for all."""
@@ -143,11 +142,11 @@ class Scale(Affine):
         return wide(self.scale), wide(self.shift)
 
     def then(self, scale: Scales, shift: Scales) -> Self | None:
-        added = unrounded(wide(self.shift) * scale + shift)
-        return replace(self, scale=unrounded(wide(self.scale) * scale), shift=added)
+        added = wide(wide(self.shift) * scale + shift)
+        return replace(self, scale=wide(wide(self.scale) * scale), shift=added)
 
     def after(self, scales: Sequence[Scales]) -> Self | None:
-        return replace(self, scale=unrounded(wide(self.scale) * scales[0]))
+        return replace(self, scale=wide(wide(self.scale) * scales[0]))
 
     def parts(self) -> tuple[Self, Self]:
         nothing = jnp.zeros_like(self.shift)
