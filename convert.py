@@ -11,7 +11,7 @@ with ends_at_ctrl_c():  # these take seconds
 
     import tyro
 
-    from tcl_jax.cli import Folder, check_options, command
+    from tcl_jax.cli import Folder, Whole, check_options, command
     from tcl_jax.conversion.of_run import convert_run
     from tcl_jax.errors import InputError
     from tcl_jax.report.of_run import report_run
@@ -36,6 +36,9 @@ class Options:
     """Training images from which norm-factors are read (the output's in any case)."""
     verification_images: int = 1000
     """Test images on which folded and normalised networks must give the trained one's logits."""
+    images: Whole = None
+    """Test images on which the trained network's accuracy is found, for simulate.py to compare
+    with (default: all)."""
     report_images: int = 100
     """Test images on which every layer's activations and spike rates are compared; 0 for none."""
     report_timesteps: tuple[int, ...] = (10, 30, 100)
@@ -53,19 +56,19 @@ def main() -> int:
     if o.report_images < 0 or min(o.report_timesteps, default=0) < 1:
         raise InputError("--report-images must not be negative, and --report-timesteps above 0")
     run = open_run(o.run, checkpoint=o.checkpoint, data_dir=o.data_dir, raw_dir=o.raw_dir)
-    artifact = convert_run(
+    converted = convert_run(
         run,
         norm=o.norm,
         snn=o.snn,
         calibration_images=o.calibration_images,
         verification_images=o.verification_images,
+        images=o.images,
         batch_size=o.batch_size,
     )
-    print_conversion(artifact.about)
+    print_conversion(converted.artifact.about)
     if o.report_images:
         layers = report_run(
-            run,
-            snn=o.snn,
+            converted,
             images=o.report_images,
             timesteps=o.report_timesteps,
             batch_size=o.batch_size,

@@ -71,7 +71,7 @@ class Network(torch.nn.Module):
         self.scales: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for node in graph.nodes:
             layer = _layer(node.op)
-            if isinstance(node.op, g.Neuron | g.Output):
+            if isinstance(node.op, g.Population | g.Output):
                 # Else equal weights would not mean equal spikes.
                 assert np.all(np.asarray(node.op.threshold) == 1)
                 layer = None if mode == "ann" else _neuron(library, mode, batch)
@@ -112,9 +112,9 @@ class Network(torch.nn.Module):
                     value = fixed[name]
                     repeated[name] = value.repeat(steps, *[1] * (value.ndim - 1))
 
-        def population(node: g.Node[g.Neuron | g.Output], z: torch.Tensor) -> torch.Tensor:
+        def population(node: g.Node[g.Population | g.Output], z: torch.Tensor) -> torch.Tensor:
             if self.mode == "ann":
-                return z.clamp(0, 1) if isinstance(node.op, g.Neuron) else z
+                return z.clamp(0, 1) if isinstance(node.op, g.Population) else z
             return self._fire(self.layers[_key(node)], z, steps)
 
         values = g.walk(self.graph, fixed | repeated, self._affine, population)

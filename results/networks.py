@@ -191,7 +191,7 @@ def _mean_logits(graph: Any, x: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
         state = advance(graph, state, constant)
         if t in LATENCIES:
             charge = state.membrane["output"] + state.counts
-            yield t, np.asarray(charge * graph.output.op.scale) / t
+            yield t, np.asarray(charge * graph.output.op.unit) / t
 
 
 def _write(found: dict[str, Any], folder: Path) -> None:

@@ -18,7 +18,7 @@ from records import CONVERSION, ROOT, Command, about, unconverted, unsimulated, 
 
 from tcl_jax.errors import InputError
 from tcl_jax.report.experiment import Curve, write_report
-from tcl_jax.run import LAYER_REPORT
+from tcl_jax.runs.converted import LAYER_REPORT
 from tcl_jax.terminal import reported_at_exit
 from tcl_jax.training import CONFIG
 from tcl_jax.training.log import METRICS

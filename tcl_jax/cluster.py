@@ -26,10 +26,11 @@ def use_cores(batch_size: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
 
 
-def data_mesh() -> Mesh:
-    """All devices in one row, the axis ``data``."""
+def data_mesh(devices: int | None = None) -> Mesh:
+    """All devices in one row, or so many of them, the axis ``data``."""
+    row = jax.devices()[:devices]
     # Flax convolutions want Auto axes, where make_mesh defaults to Explicit ones.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((len(row),), ("data",), axis_types=(AxisType.Auto,), devices=row)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

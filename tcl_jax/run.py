@@ -22,20 +22,6 @@ from tcl_jax.training.step import inference
 
 Which = Literal["last", "best"] | int
 
-LAYER_REPORT = ("report.json", "activations.png", "rates.png", "errors.png")
-"""Files of a layer report, in a spiking network's folder."""
-RESULTS = (
-    *("curve.csv", "curve.png", "summary.json"),
-    *("energy.csv", "energy.png", "energy.json"),
-    *("adaptive.png", "adaptive.json"),
-)
-"""Files of a simulation's results, in `results_folder`."""
-
-
-def results_folder(folder: Path, snn: str) -> Path:
-    """Where results of a run's spiking network go: the run's folder for ``snn``, else its own."""
-    return folder if snn == "snn" else folder / snn
-
 
 @dataclass(frozen=True)
 class Run:

@@ -4,11 +4,13 @@ import copy
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,24 +221,32 @@ def test_the_structure_is_checksummed(artifact, folder):
 
 
 def test_a_newer_version_is_refused(folder):
-    _edit(folder, lambda content: content.update(version=3))
-    with pytest.raises(InputError, match="has format 3, this version reads up to 2"):
+    _edit(folder, lambda content: content.update(version=4))
+    with pytest.raises(InputError, match="has format 4, this version reads up to 3"):
         load(folder)
 
 
-def test_the_first_format_is_read(artifact, folder):
-    """It had no checksum of the structure, and all arrays in one folder."""
-    _arrays(folder).rename(folder / "arrays")
+def test_the_first_format_is_read(artifact, tmp_path):
+    """It had no checksum of the structure, one folder of arrays, and neither clips nor units."""
+    folder = Path(shutil.copytree(golden.SAVED / "branches", tmp_path / "snn"))
 
     def as_it_was(content):
         content["version"] = 1
         del content["arrays"], content["crc32"]
 
-    _edit(folder, as_it_was)
-    _assert_same(load(folder), artifact)
-    _flip(_data_file(folder), 0)
-    with pytest.raises(InputError, match="is damaged"):
-        load(folder)
+    with jax.enable_x64(True):
+        then = load(folder)
+        assert all(np.isnan(n.op.unit) and np.all(n.op.clip == 1) for n in then.graph.neurons)
+        _arrays(folder).rename(folder / "arrays")
+        _edit(folder, as_it_was)
+        for n, other in zip(load(folder).graph.nodes, then.graph.nodes, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, n, other)
+        known = {n.name: 0.1 * i for i, n in enumerate(then.graph.neurons)}
+        _edit(folder, lambda content: content.update(about={"lambda": known}))
+        assert {n.name: n.op.unit for n in load(folder).graph.neurons} == known
+        _flip(_data_file(folder), 0)
+        with pytest.raises(InputError, match="is damaged"):
+            load(folder)
     save(artifact, folder)
     _assert_same(load(folder), artifact)
     assert sorted(path.name[:7] for path in folder.iterdir()) == ["arrays-", "graph.j"]

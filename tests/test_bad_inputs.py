@@ -121,6 +121,7 @@ TRIED = [
     Tried("output is a file", "simulate.py {run} --timesteps 1 --output {file}", ("{file}: File",)),
     Tried("workdir in a file", "train.py digits-cnet --workdir {file}/a", ("{file}/a: Not a dir",)),
     Tried("no calibration", "convert.py {run} --calibration-images 0", ("--calibration-images",)),
+    Tried("no images to know", "convert.py {run} --images 0", ("--images must be at least 1",)),
     Tried("unknown checkpoint", "convert.py {run} --checkpoint first", ("last, best", "'first'")),
     Tried("checkpoint truncated", "convert.py {truncated}", ("{truncated}/checkpoints", "damaged")),
     Tried("checkpoint flipped", "convert.py {flipped}", ("{flipped}/checkpoints", "damaged")),
@@ -167,7 +168,14 @@ TRIED = [
     Tried("graph.json misedited", "simulate.py {graph_edited}", ("{graph_edited}/snn", "damaged")),
     Tried("graph of elsewhere", "simulate.py {graph_bare}", ("{graph_bare}/snn", "convert.py")),
     Tried("graph's arrays flipped", "simulate.py {arrays}", ("{arrays}/snn", "damaged")),
-    Tried("trained on since", "simulate.py {moved}", ("no checkpoint 11", "convert it again")),
+    Tried(
+        "converted long since", "simulate.py {older}", ("{older}/snn", "an older version did it")
+    ),
+    Tried(
+        "more images than known",
+        "simulate.py {few}",
+        ("evaluated on 20 test images", "--images 20", "convert it again"),
+    ),
 ]
 
 
@@ -205,9 +213,10 @@ def _only_checkpoint(run: Path) -> Path:
     return run / "checkpoints" / "66"
 
 
-def _of_step(run: Path, step: int) -> None:
+def _without(run: Path, key: str) -> None:
     found = load(run / "snn")
-    save(Artifact(found.graph, {**found.about, "checkpoint_step": step}), run / "snn")
+    about = {name: said for name, said in found.about.items() if name != key}
+    save(Artifact(found.graph, about), run / "snn")
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -222,7 +231,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "graph_edited": lambda run: _edit(run / "snn" / "graph.json", "nodes", 0, "kind", value="?"),
     "graph_bare": lambda run: save(Artifact(load(run / "snn").graph, {}), run / "snn"),
     "arrays": lambda run: [_flip(f) for f in _data(run / "snn")],
-    "moved": lambda run: _of_step(run, 11),
+    "older": lambda run: _without(run, "ann"),
+    "few": lambda run: succeed("convert", run, "--images", 20, "--report-images", 0),
 }
 
 

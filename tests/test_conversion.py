@@ -101,7 +101,7 @@ def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng)
 
     charge = jax.jit(simulate)(simulation.lower(graph), x)
     early, late = (
-        np.abs(charge[t - 1] / t * graph.output.op.scale - logits).max() / np.abs(logits).max()
+        np.abs(charge[t - 1] / t * graph.output.op.unit - logits).max() / np.abs(logits).max()
         for t in times
     )
     assert late < 0.02
@@ -167,7 +167,7 @@ def test_an_identity_shortcut_becomes_the_ratio_of_norm_factors():
     graph = normalise(with_norms(trace(block, jnp.zeros((1, 3))), {"output": 1.0}))
     ((number, scale),) = ((i, n) for i, n in enumerate(graph.nodes) if isinstance(n.op, g.Scale))
     assert scale.op.scale.item() == 0.5 / 4.0 and scale.op.shift.item() == 0.0
-    assert isinstance(graph.nodes[scale.inputs[0]].op, g.Neuron)
+    assert isinstance(graph.nodes[scale.inputs[0]].op, g.Population)
     (reader,) = (n for n in graph.nodes if number in n.inputs)
     assert isinstance(reader.op, g.Add)
     kernels = [op.kernel[0, 0].item() for op in wiring.operations(graph, g.Dense)]

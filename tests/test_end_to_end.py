@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from cli import plain as plain
 from cli import trained as trained
 from tensorboardX.proto.event_pb2 import Event
 
+from tcl_jax import data
+from tcl_jax.report.of_run import report_run
 from tcl_jax.run import open_run
+from tcl_jax.runs.converted import open_converted
 
 LAYERS = ["act1", "act2", "act3", "act4", "act5"]
 
@@ -114,7 +118,11 @@ def test_conversion_prints_norm_factors_and_its_verification(simulated):
     assert "the same class on 359 of 359 test images" in " ".join(printed.out.split())
     assert about["norm"] == "tcl" and about["checkpoint_step"] == 66
     assert about["trained_in"] == about["dtype"] == "float32"
-    assert not any("as_trained" in key for key in about["verification"])
+    ann = about["ann"]
+    assert ann["images"] == 359 and ann.keys() == {"images", "accuracy", "right"}
+    words = " ".join(printed.out.split())
+    right = f"{ann['accuracy']['float32']:.2%} in float32"
+    assert f"accuracy of the trained network on 359 test images: {right}" in words
     assert printed.err == ""
 
 
@@ -153,6 +161,29 @@ def test_ann_accuracy_is_that_of_training_on_the_same_images(simulated):
     )
     assert summary(folder)["images"] == 359
     assert summary(folder)["ann_accuracy_in"] == {"float32": summary(folder)["ann_accuracy"]}
+
+
+def test_a_spiking_network_needs_nothing_of_its_run(simulated, tmp_path):
+    folder, _, _ = simulated
+    alone = tmp_path / "run"
+    shutil.copytree(folder / "snn", alone / "snn")
+    for plot in (alone / "snn").glob("*.png"):
+        plot.unlink()
+    succeed("simulate", alone, "--timesteps", 20, "--images", 150)
+    assert {p.name for p in alone.iterdir()} == {"snn", "curve.csv", "curve.png", "summary.json"}
+
+    run = open_run(folder)
+    image, label = run.dataset.test.gather(np.arange(150))
+    logits = run.logits(data.standardize(image, run.dataset.info))
+    right = np.mean(np.asarray(logits).argmax(-1) == label)
+    assert summary(alone)["ann_accuracy"] == right != summary(folder)["ann_accuracy"]
+    same = ("network", "tcl", "data", "norm", "trained_in", "snn_fingerprint")
+    assert {key: summary(alone)[key] for key in same} == {key: summary(folder)[key] for key in same}
+
+    layers = report_run(open_converted(alone, "snn"))
+    assert len(layers) == 5 and (alone / "snn" / "rates.png").exists()
+    then, now = (json.loads((f / "snn" / "report.json").read_text()) for f in (folder, alone))
+    assert now["layers"] == then["layers"]
 
 
 def test_printed_figures_are_those_of_the_curve(simulated):

@@ -26,9 +26,9 @@ def _conv(shape, kernel, strides, padding, dilation, groups, rng):
     weights = jnp.asarray(rng.normal(0, 0.3, kernel), jnp.float32)
     return wiring.graph(
         input=(g.Input(shape),),
-        a=(g.Neuron(ONE), "input"),
+        a=(g.Population.clipped(ONE), "input"),
         conv=(g.Conv(weights, None, strides, padding, dilation, groups), "a"),
-        b=(g.Neuron(ONE), "conv"),
+        b=(g.Population.clipped(ONE), "conv"),
         output=(g.Output(ONE, ONE), "b"),
     )
 

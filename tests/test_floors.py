@@ -144,7 +144,7 @@ def test_libraries_stay_in_their_rooms():
 
 
 def test_no_module_asks_what_an_operation_is():
-    operations = KINDS.keys() - {"Input", "Neuron", "Output"}
+    operations = KINDS.keys() - {"Input", "Population", "Output"}
     asked = {
         module
         for module in MODULES

@@ -55,9 +55,9 @@ def between(*a, end=OUT):
         ((), "has one input, got 0"),
         (between(g.Add(), "x"), "'a' reads 1 values, and must read 2"),
         (between(g.Concat(0)), "'a' reads 0 values, and must read 1"),
-        (between(g.Neuron(ONE), "x", "x"), "'a' reads 2 values, and must read 1"),
-        (between(g.Neuron(jnp.ones(3)), "x"), r"threshold of 'a' has shape \(3,\)"),
-        (between(g.Neuron(jnp.ones((4, 2))), "x"), "does not broadcast against"),
+        (between(g.Population.clipped(ONE), "x", "x"), "'a' reads 2 values, and must read 1"),
+        (between(g.Population.clipped(jnp.ones(3)), "x"), r"threshold of 'a' has shape \(3,\)"),
+        (between(g.Population.clipped(jnp.ones((4, 2))), "x"), "does not broadcast against"),
         (between(dense(), "x", end=g.Output(jnp.ones(3), ONE)), "threshold of 'y'"),
         (between(dense(3, 2), "x"), r"node 'a' cannot read \(2,\): "),
         (between(g.Reshape((3,)), "x"), r"node 'a' cannot read \(2,\): "),
@@ -93,7 +93,7 @@ def test_a_kind_needs_no_more_than_what_it_does():
         x=(IN,),
         a=(double, "x"),
         s=(g.Scale(3 * ONE, jnp.zeros(())), "a"),
-        n=(g.Neuron(ONE), "s"),
+        n=(g.Population.clipped(ONE), "s"),
         d=(dense(), "n"),
         y=(OUT, "d"),
     )
@@ -103,7 +103,7 @@ def test_a_kind_needs_no_more_than_what_it_does():
     lam = np.asarray([0.5, 1.5])
     large = wiring.graph(
         x=(IN,),
-        n=(g.Neuron(jnp.asarray(lam)), "x"),
+        n=(g.Population.clipped(jnp.asarray(lam)), "x"),
         a=(double, "n"),
         d=(dense(), "a"),
         y=(OUT, "d"),
@@ -130,7 +130,7 @@ def test_what_is_constant_is_what_no_neuron_precedes():
     graph = wiring.graph(
         x=(IN,),
         a=(dense(), "x"),
-        n=(g.Neuron(ONE), "a"),
+        n=(g.Population.clipped(ONE), "a"),
         s=(g.Add(), "n", "x"),
         j=(g.Concat(0), "x", "a"),
         b=(dense(4, 2), "j"),

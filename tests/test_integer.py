@@ -102,7 +102,7 @@ def _step(graph, potentials, image):
                 value = ins[0] + ins[1]
             case g.Reshape():
                 value = ins[0].reshape(ins[0].shape[0], *op.shape)
-            case g.Neuron() | g.Output():
+            case g.Population() | g.Output():
                 potential = potentials.get(node.name, 0) + ins[0]
                 value = (potential >= np.asarray(op.threshold)).astype(np.int64)
                 potentials[node.name] = potential - value * np.asarray(op.threshold)
@@ -157,7 +157,7 @@ def test_logits_are_nearly_those_of_the_float_network(name, rng, randomised):
         state = jax.jit(simulation.simulate, static_argnums=2)(simulation.lower(network), x, 100)
         out = network.output
         total = np.asarray(state.membrane[out.name]) + np.asarray(state.counts * out.op.threshold)
-        logits[key] = total * np.asarray(out.op.scale)
+        logits[key] = total * np.asarray(out.op.unit)
     error = np.abs(logits["int"] - logits["float"]).max() / np.abs(logits["float"]).max()
     assert 0 < error < 0.1
 

@@ -184,7 +184,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 
 def test_every_kind_of_node_has_a_row():
-    made_elsewhere = {g.Input, g.Neuron, g.Output, g.Quantise}
+    made_elsewhere = {g.Input, g.Population, g.Output, g.Quantise}
     assert {kind for kind, _ in OPERATIONS.values()} == {*g.KINDS.values()} - made_elsewhere
 
 
@@ -199,12 +199,32 @@ def test_logits_are_kept(case):
     it = CASES[case]()
     x = jnp.asarray(CALIBRATING)
     expected = np.asarray(jax.jit(it.function)(x))
-    bounded = np.asarray(evaluate(it.lam, x))
+    bounded = np.asarray(evaluate(g.limit(it.lam), x))
     exact = partial(np.testing.assert_allclose, rtol=0, atol=1e-12 * np.abs(expected).max())
     exact(evaluate(it.traced, x), expected)
-    exact(evaluate(it.one, x), bounded)
+    exact(evaluate(it.one, x), expected)
+    exact(evaluate(g.limit(it.one), x), bounded)
     if NORMS.get(case.split(", ")[-1]) != "clips":
         exact(bounded, expected)
+
+
+@every_case
+def test_a_value_of_1_stands_for_lambda(case):
+    it = CASES[case]()
+    seen: list[dict[str, np.ndarray]] = []
+    for graph in (it.traced, it.lam, it.one):
+        found: dict[str, jax.Array] = {}
+        evaluate(graph, jnp.asarray(it.x), found.__setitem__)
+        units = {n.name: np.asarray(n.op.unit) for n in graph.neurons}
+        seen.append({name: np.asarray(found[name]) * unit for name, unit in units.items()})
+    for name, values in seen[0].items():
+        exact = partial(np.testing.assert_allclose, rtol=0, atol=1e-12 * values.max())
+        exact(seen[1][name], values)
+        exact(seen[2][name], values)
+    for large, small in zip(it.lam.neurons, it.one.neurons, strict=True):
+        lam = np.asarray(large.op.threshold)
+        np.testing.assert_array_equal(small.op.unit, lam)
+        np.testing.assert_array_equal(small.op.clip, np.asarray(large.op.clip) / lam)
 
 
 @every_case

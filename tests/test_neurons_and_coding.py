@@ -184,7 +184,7 @@ def test_every_coding_converges_to_the_same_rates(coding):
 
     graph = convert(network, None, [x])
     state = simulation.simulate(graph, x, 3000, coding=Coding(coding))
-    mean = (state.counts + state.membrane["output"]) / 3000 * graph.output.op.scale
+    mean = (state.counts + state.membrane["output"]) / 3000 * graph.output.op.unit
     # A spike more or less; and, for Poisson, five standard errors of sums over six inputs.
     error = 0.2 if coding == "poisson" else 0.01
     np.testing.assert_allclose(mean, network(None, x), atol=error)

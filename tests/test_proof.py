@@ -76,6 +76,25 @@ def test_what_folding_spoils_is_refused(monkeypatch):
         convert(small, W, X)
 
 
+def test_currents_that_do_not_fit_their_thresholds_are_refused(monkeypatch):
+    """What one layer makes twice as large the next makes half as large: the logits do not tell."""
+
+    def network(w, x):
+        return jax.nn.relu(x @ w) @ w
+
+    def spoiled(graph):
+        found = normalise(graph)
+        for number, factor in enumerate((2.0, 0.5)):
+            node = [n for n in found.nodes if isinstance(n.op, g.Dense)][number]
+            found = wiring.changed(found, node, replace(node.op, kernel=factor * node.op.kernel))
+        np.testing.assert_allclose(evaluate(found, X), network(W, X), rtol=1e-6)
+        return found
+
+    monkeypatch.setattr(conversion, "normalise", spoiled)
+    with pytest.raises(InputError, match=r"normalised gives logits .* \(they part at 'relu'\)"):
+        convert(network, W, X, norm="percentile:50")
+
+
 def test_a_function_that_is_another_at_each_call_is_refused():
     calls = []
 

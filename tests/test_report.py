@@ -124,6 +124,7 @@ def test_norm_factors_of_channels_are_printed_as_a_range(capsys):
     }
     lam = {"one": 1.25, "loose": 3e9, "many": [0.5] * 100 + [0.25] + [2.0] * 90, "map": [[[0.5]]]}
     about = {"norm": "max/channel", "lambda": lam, "verification": verification}
+    about["ann"] = {"images": 10, "accuracy": {"float32": 0.5}}
     print_conversion({**about, "checkpoint_step": 9, "total_steps": 9})
     rows = {
         cells[0].strip(): cells[1].strip()

@@ -20,7 +20,7 @@ def dense(before=2, after=2):
 
 
 def neuron(*lam):
-    return g.Neuron(jnp.asarray(lam if len(lam) > 1 else lam[0]))
+    return g.Population.clipped(jnp.asarray(lam if len(lam) > 1 else lam[0]))
 
 
 def scale(by, shift=0.0):
@@ -205,7 +205,7 @@ CASES = {
             "t": (scale(2.0, 0.25), "b"),
             "u": (scale(0.5, -0.25), "c"),
             "s": (ADD, "t", "u"),
-            "n": (g.Neuron(jnp.asarray([[0.5], [0.25]])), "s"),
+            "n": (g.Population.clipped(jnp.asarray([[0.5], [0.25]])), "s"),
             "f": (g.Reshape((4,)), "n"),
             "d": (dense(4), "f"),
             "y": (END, "d"),

@@ -94,7 +94,7 @@ def test_what_is_silent_converts_with_trained_bounds(network, weights, rng):
     np.testing.assert_allclose(evaluate(graph, x), logits, rtol=1e-5, atol=1e-5)
     state = simulation.simulate(graph, x, timesteps=1000)
     charge = state.membrane["output"] + state.counts * graph.output.op.threshold
-    found = charge * graph.output.op.scale / 1000
+    found = charge * graph.output.op.unit / 1000
     np.testing.assert_allclose(found, logits, atol=0.02 * float(jnp.abs(logits).max()))
 
 

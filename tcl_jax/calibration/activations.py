@@ -64,7 +64,7 @@ def max_norm(graph: g.SpikingGraph, largest: Largest, per_channel: bool) -> Norm
         largest: from `largest_activations`.
         per_channel: whether i runs over a channel and not the layer.
     """
-    return {n.name: of_neurons(n, largest[n.name], per_channel) for n in graph.neurons}
+    return {n.name: of_neurons(n.op.clip, largest[n.name], per_channel) for n in graph.neurons}
 
 
 def percentile_norm(
@@ -102,7 +102,7 @@ def percentile_norm(
         of_channels = _percentiles(graph, batches, sizes, percent, _CHANNEL_DIGITS)
         for name, found in of_channels.items():
             norms[name] = np.where(found > 0, found, norms.get(name, found))
-    return {n.name: of_neurons(n, norms[n.name], per_channel) for n in graph.neurons}
+    return {n.name: of_neurons(n.op.clip, norms[n.name], per_channel) for n in graph.neurons}
 
 
 def _percentiles(

@@ -41,7 +41,7 @@ def model_based(
     shape = (1, *graph.input.op.shape)
     norms: Norms = {}
 
-    def clipped(node: g.Node[g.Neuron | g.Output], interval: Interval) -> Interval:
+    def clipped(node: g.Node[g.Population | g.Output], interval: Interval) -> Interval:
         if isinstance(node.op, g.Output):
             return interval
         _, upper = interval
@@ -51,7 +51,7 @@ def model_based(
                 f"the bound on the activations of layer {node.name!r} is beyond float32: the "
                 "network is too deep for --norm model_based, so use max or percentile:99.9"
             )
-        norm = norms[node.name] = of_neurons(node, largest, per_channel)
+        norm = norms[node.name] = of_neurons(node.op.clip, largest, per_channel)
         amplitude = jnp.broadcast_to(jnp.asarray(norm, jnp.float32), upper.shape)
         return jnp.zeros_like(upper), amplitude
 

@@ -111,7 +111,7 @@ def _number(text: str, value: str, example: str) -> float:
 
 
 def with_norms(graph: g.SpikingGraph, norms: Norms) -> g.SpikingGraph:
-    """The graph with thresholds set by neuron name (the output's too); others stay.
+    """The graph with thresholds set by neuron name (the output's too); others stay, and clips do.
 
     Args:
         graph: any graph.
@@ -133,19 +133,19 @@ def by_channel(values: Real[Array | np.ndarray, "b ..."]) -> Real[Array | np.nda
     return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
 
 
-def bounded(neurons: g.Node[g.Neuron]) -> bool:
+def bounded(neurons: g.Node[g.Population]) -> bool:
     """Whether a clip follows the ReLU: if not, data must tell λ."""
-    return bool(np.isfinite(np.asarray(neurons.op.threshold)).all())
+    return bool(np.isfinite(np.asarray(neurons.op.clip)).all())
 
 
 def of_neurons(
-    neurons: g.Node[g.Neuron | g.Output], largest: Float[np.ndarray, " c"], per_channel: bool
+    clip: Real[Array, "..."], largest: Float[np.ndarray, " c"], per_channel: bool
 ) -> Norm:
     """λ of a population from the largest value of each of its channels.
 
     Args:
-        neurons: the population as traced: where a clip follows its ReLU, λ is at most the clip's,
-            so that the spiking network has the bounds that the analog one was trained with.
+        clip: the population's, ∞ for none.  λ is at most that, so that the spiking network has the
+            bounds that the analog one was trained with.
         largest: by channel.
         per_channel: whether to give one λ a channel.  A channel with nothing above 0 gets the
             layer's, as any λ does for it; a layer with nothing above 0 its clip, or 1.
@@ -153,8 +153,8 @@ def of_neurons(
     Returns:
         A number, or an array ``[c]``.  (The shape of the clip, where that is no scalar.)
     """
-    clip = np.asarray(neurons.op.threshold)
-    layer = largest.max() if largest.max() > 0 else np.where(np.isfinite(clip), clip, 1).max()
+    bound = np.asarray(clip)
+    layer = largest.max() if largest.max() > 0 else np.where(np.isfinite(bound), bound, 1).max()
     norm = np.where(largest > 0, largest, layer) if per_channel else layer
-    norm = np.minimum(norm, clip)
+    norm = np.minimum(norm, bound)
     return norm if norm.ndim else float(norm)

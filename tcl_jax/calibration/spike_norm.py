@@ -70,7 +70,7 @@ def spike_norm(
                 "spiking network, so that it has no threshold: simulate more steps or images, or "
                 "use --norm max"
             )
-        norms[neurons.name] = of_neurons(neurons, scaling * largest, per_channel)
+        norms[neurons.name] = of_neurons(neurons.op.clip, scaling * largest, per_channel)
     return norms
 
 
@@ -85,7 +85,7 @@ def _first(batches: Iterable[Array | np.ndarray], images: int) -> list[Array | n
     return kept
 
 
-def _before(graph: g.SpikingGraph, neurons: g.Node[g.Neuron]) -> g.SpikingGraph:
+def _before(graph: g.SpikingGraph, neurons: g.Node[g.Population]) -> g.SpikingGraph:
     """What precedes a population, with an output that reads what the population reads.
 
     Only its ancestors: populations beside it may not have a threshold yet.

@@ -13,7 +13,7 @@ from tcl_jax.calibration.calibrate import calibrate as calibrate
 from tcl_jax.calibration.norms import Method
 from tcl_jax.calibration.norms import method as method
 from tcl_jax.calibration.norms import with_norms as with_norms
-from tcl_jax.conversion.proof import Stages, prove
+from tcl_jax.conversion.proof import Stages, compiled, prove
 from tcl_jax.errors import InputError
 from tcl_jax.graph.artifact import Artifact as Artifact
 from tcl_jax.graph.artifact import load as load
@@ -74,10 +74,11 @@ def convert(
     first, batches = _streamed(calibration, how)
     network, epsilon = traced(lambda x: fn(variables, x), first)
     folded = fold(network)
-    clipped = with_norms(folded, calibrate(folded, how, batches))
-    stages = Stages(network, folded, clipped, normalise(clipped))
+    folded = with_norms(folded, calibrate(folded, how, batches))
+    stages = Stages(network, folded, normalise(folded))
     x = jnp.asarray(first)
-    prove(lambda x: fn(variables, x), epsilon, stages, [(x, np.ones(len(x), bool))])
+    function = compiled(lambda x: fn(variables, x), x)
+    prove(function, epsilon, stages, [(x, np.ones(len(x), bool))])
     return stages.normalised
 
 

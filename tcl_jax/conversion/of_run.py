@@ -1,7 +1,7 @@
 """Conversion of a run: trace its network, convert, verify on its data, and only then save."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from tcl_jax import data, provenance
 from tcl_jax import graph as g
 from tcl_jax.calibration.calibrate import calibrate
 from tcl_jax.calibration.norms import method, with_norms
-from tcl_jax.conversion.proof import Stages, prove
+from tcl_jax.conversion.proof import Stages, compiled, prove
 from tcl_jax.errors import InputError
 from tcl_jax.files import free
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph.artifact import Artifact
-from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.graph.fold import fold
 from tcl_jax.graph.normalise import normalise
-from tcl_jax.run import LAYER_REPORT, RESULTS, Run, results_folder
+from tcl_jax.report import progress
+from tcl_jax.run import Run
+from tcl_jax.runs.converted import LAYER_REPORT, RESULTS, Converted, packed, results_folder
 from tcl_jax.tracing.trace import traced
 from tcl_jax.training.step import inference
 
@@ -35,8 +36,9 @@ def convert_run(
     snn: str = "snn",
     calibration_images: int = 2000,
     verification_images: int = 1000,
+    images: int | None = None,
     batch_size: int = 100,
-) -> Artifact:
+) -> Converted:
     """Convert a run's network and save it as an artifact within the run's folder.
 
     What was measured on another network that it replaces is moved to ``replaced-...`` beside.
@@ -47,11 +49,13 @@ def convert_run(
         snn: the artifact's name.
         calibration_images: training images that norm-factors are read from.
         verification_images: test images on which the folded network must give the logits of the
-            trained one, and the normalised network those of the folded one with the same clips.
+            trained one, and the normalised network those of the folded one.
+        images: test images on which the trained network is evaluated, to be compared with the
+            spiking one on as many or fewer; None takes all.
         batch_size: images at a time.
 
     Returns:
-        The artifact that was saved.
+        What was saved, with its data.
 
     Raises:
         InputError: a number is not above 0, `snn` is no name or is taken, the norm does not
@@ -60,9 +64,10 @@ def convert_run(
     for name, value in (
         ("calibration-images", calibration_images),
         ("verification-images", verification_images),
+        ("images", images),
         ("batch-size", batch_size),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, got {value}")
     # What is there of that name will be replaced: it had better be a spiking network.
     target = run.folder / snn
@@ -73,25 +78,35 @@ def convert_run(
         )
     how = method(norm)
     info = run.dataset.info
-    sample = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    network, epsilon = traced(run.logits, sample)
+    network, epsilon = traced(run.logits, _like(run, 1))
     folded = fold(network)
     norms = calibrate(folded, how, lambda: run.train_images(calibration_images, batch_size))
-    clipped = with_norms(folded, norms)
-    stages = Stages(network, folded, clipped, normalise(clipped))
-    verification = _verify(run, stages, epsilon, verification_images, batch_size)
-    verification |= _as_trained(run, verification_images, batch_size)
+    folded = with_norms(folded, norms)
+    stages = Stages(network, folded, normalise(folded))
+    function = compiled(run.logits, _like(run, batch_size))
+    tested = ((x, mask) for x, _, mask in _test_images(run, verification_images, batch_size))
+    proof = prove(function, epsilon, stages, tested)
+    source = run.config.data
     about = {
         "norm": str(how),
-        "lambda": {n.name: np.asarray(n.op.threshold).tolist() for n in clipped.spiking},
+        "lambda": {n.name: np.asarray(n.op.unit).tolist() for n in stages.normalised.spiking},
+        "data": {"name": source.name, "pad_to": source.pad_to, "image_size": source.image_size},
         "standardisation": {"mean": list(info.mean), "std": list(info.std)},
         "calibration_images": min(calibration_images, info.num_train),
-        "verification": verification,
+        "verification": {
+            "images": proof.images,
+            "same_class": proof.same_class,
+            "largest_logit": proof.largest,
+            "max_abs_logit_difference_folded": proof.folded,
+            "max_abs_logit_difference_normalised": proof.normalised,
+        },
+        "ann": _evaluated(run, function, images or info.num_test, batch_size),
         "network": run.config.model.name,
         "tcl": run.config.model.tcl,
         "trained_in": run.trained_in,
         "checkpoint_step": run.step,
         "total_steps": run.total_steps,
+        # Not `images`: the network does not depend on them.
         "settings": provenance.fingerprint(
             norm=str(how),
             calibration_images=calibration_images,
@@ -106,7 +121,7 @@ def convert_run(
     artifacts.save(artifact, target)
     if before != artifacts.fingerprint(target):
         _set_aside_results(run.folder, snn, before)
-    return artifact
+    return Converted(run.folder, snn, artifact, run.dataset)
 
 
 def _set_aside_results(folder: Path, snn: str, before: str | None) -> None:
@@ -124,38 +139,52 @@ def _set_aside_results(folder: Path, snn: str, before: str | None) -> None:
     logging.warning("results of another network that was in %s are now in %s", folder / snn, aside)
 
 
-def _verify(
-    run: Run, stages: Stages, epsilon: float, images: int, batch_size: int
+def _like(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch_size, *run.dataset.info.image_shape), jnp.float32)
+
+
+def _evaluated(
+    run: Run, function: Callable[[Array], Array], images: int, batch_size: int
 ) -> dict[str, Any]:
-    found = prove(run.logits, epsilon, stages, _test_images(run, images, batch_size))
-    return {
-        "images": found.images,
-        "same_class": found.same_class,
-        "largest_logit": found.largest,
-        "max_abs_logit_difference_folded": found.folded,
-        "max_abs_logit_difference_normalised": found.normalised,
-    }
+    """Which test images the trained network gets right, in float32 and as it was trained.
 
-
-def _as_trained(run: Run, images: int, batch_size: int) -> dict[str, Any]:
-    """What the type that a network was trained in changes; nothing of one trained in float32."""
-    if run.trained_in == "float32":
-        return {}
-    exact, rounded = jax.jit(inference(run.float32, PRECISION)), jax.jit(inference(run.model))
+    Which, and not how many: the spiking network may be compared with it on fewer.
+    """
+    networks = {"float32": function}
+    if run.trained_in not in networks:
+        network = jax.jit(inference(run.model))
+        networks[run.trained_in] = lambda x: network(run.variables, x)
+    images = min(images, run.dataset.info.num_test)
+    right: dict[str, list[np.ndarray]] = {dtype: [] for dtype in networks}
     same, difference = 0, 0.0
-    for x, mask in _test_images(run, images, batch_size):
-        a, b = (np.asarray(f(run.variables, x), np.float64)[mask] for f in (exact, rounded))
-        same += int(np.sum(a.argmax(-1) == b.argmax(-1)))
-        difference = max(difference, float(np.max(np.abs(a - b), initial=0.0)))
-    return {
-        "same_class_as_trained": same,
-        "max_abs_logit_difference_as_trained": difference,
+    with progress.bar("evaluating", total=images, unit="images") as done:
+        for x, label, mask in _test_images(run, images, batch_size):
+            logits = {t: np.asarray(f(x), np.float64)[mask] for t, f in networks.items()}
+            for dtype, found in logits.items():
+                right[dtype].append(found.argmax(-1) == label[mask])
+            exact, as_trained = logits["float32"], logits[run.trained_in]
+            same += int(np.sum(exact.argmax(-1) == as_trained.argmax(-1)))
+            difference = max(difference, float(np.abs(exact - as_trained).max()))
+            done(len(exact))
+    which = {dtype: np.concatenate(of_batches) for dtype, of_batches in right.items()}
+    known = {
+        "images": images,
+        "accuracy": {dtype: float(found.mean()) for dtype, found in which.items()},
+        "right": {dtype: packed(found) for dtype, found in which.items()},
     }
+    if len(networks) == 1:
+        return known
+    apart = {"same_class_as_trained": same, "max_abs_logit_difference_as_trained": difference}
+    return known | apart
 
 
-def _test_images(run: Run, count: int, batch_size: int) -> Iterator[tuple[Array, np.ndarray]]:
+def _test_images(
+    run: Run, count: int, batch_size: int
+) -> Iterator[tuple[Array, np.ndarray, np.ndarray]]:
+    """Standardised images in batches of one size, their labels, and which of them count."""
     with closing(
         data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
     ) as batches:
         for batch in batches:
-            yield data.standardize(jnp.asarray(batch["image"]), run.dataset.info), batch["mask"]
+            images = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
+            yield images, batch["label"], batch["mask"]

@@ -12,11 +12,11 @@ from tcl_jax.graph.nodes import Conv as Conv
 from tcl_jax.graph.nodes import Dense as Dense
 from tcl_jax.graph.nodes import Input as Input
 from tcl_jax.graph.nodes import Kind as Kind
-from tcl_jax.graph.nodes import Neuron as Neuron
 from tcl_jax.graph.nodes import Node as Node
 from tcl_jax.graph.nodes import Output as Output
 from tcl_jax.graph.nodes import Pad as Pad
 from tcl_jax.graph.nodes import Pool as Pool
+from tcl_jax.graph.nodes import Population as Population
 from tcl_jax.graph.nodes import Quantise as Quantise
 from tcl_jax.graph.nodes import Reshape as Reshape
 from tcl_jax.graph.nodes import Scale as Scale
@@ -31,4 +31,5 @@ from tcl_jax.graph.readings import check_batch as check_batch
 from tcl_jax.graph.readings import constant_values as constant_values
 from tcl_jax.graph.readings import evaluate as evaluate
 from tcl_jax.graph.readings import images as images
+from tcl_jax.graph.readings import limit as limit
 from tcl_jax.graph.readings import precision as precision

@@ -20,8 +20,9 @@ from tcl_jax import graph as g
 from tcl_jax.errors import InputError, first_line
 from tcl_jax.files import remove, whole
 from tcl_jax.pixels import standardize
+from tcl_jax.promotion import wider
 
-VERSION = 2
+VERSION = 3
 GRAPH = "graph.json"
 ARRAYS = "arrays"
 # Seconds after which arrays that nothing names are those of a conversion that was killed.
@@ -174,7 +175,7 @@ def load(folder: Path | str) -> Artifact:
         version, checksum = content.pop("version"), content.pop("crc32", None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / GRAPH} is damaged ({error}): {advice}") from None
-    if version not in (1, VERSION):
+    if version not in (1, 2, VERSION):
         raise InputError(
             f"{folder} has format {version}, this version reads up to {VERSION}: {advice} with it"
         )
@@ -184,7 +185,7 @@ def load(folder: Path | str) -> Artifact:
     elif checksum != _crc(content):
         raise InputError(f"{folder / GRAPH} is damaged (its checksum differs): {advice}")
     try:
-        return _read(folder, content)
+        return _read(folder, content, version)
     except InputError:
         raise
     except Exception as error:  # orbax raises whatever its readers met
@@ -221,7 +222,7 @@ def _entry(number: int, node: g.Node[g.Kind], names: list[str], arrays: Any) -> 
     return entry
 
 
-def _read(folder: Path, content: dict[str, Any]) -> Artifact:
+def _read(folder: Path, content: dict[str, Any], version: int) -> Artifact:
     described = [
         v for n in content["nodes"] for v in n.values() if isinstance(v, dict) and "array" in v
     ]
@@ -239,9 +240,30 @@ def _read(folder: Path, content: dict[str, Any]) -> Artifact:
                 f"{folder} holds {d['dtype']}, of which JAX would make {here[d['array']].dtype}: "
                 "set JAX_ENABLE_X64=1"
             )
-    numbers = {entry["name"]: number for number, entry in enumerate(content["nodes"])}
-    nodes = tuple(_node(entry, numbers, here) for entry in content["nodes"])
+    entries = content["nodes"]
+    if version < 3:
+        entries = [_of_format_3(entry, content["about"], here) for entry in entries]
+    numbers = {entry["name"]: number for number, entry in enumerate(entries)}
+    nodes = tuple(_node(entry, numbers, here) for entry in entries)
     return Artifact(g.SpikingGraph(nodes), content["about"])
+
+
+def _of_format_3(
+    entry: dict[str, Any], about: dict[str, Any], arrays: dict[str, jax.Array]
+) -> dict[str, Any]:
+    """An entry of an earlier format, in which neurons were a threshold, and outputs had a scale.
+
+    The clip, of which nothing was written down, is then what the neurons can carry, as with ``tcl``
+    it is; what a value of 1 stands for is NaN where that was not said either.
+    """
+    if entry["kind"] == "Output":
+        return entry | {"unit": entry["scale"]}
+    if entry["kind"] != "Neuron":
+        return entry
+    key, threshold = f"{entry['name']}-unit", arrays[entry["threshold"]["array"]]
+    said = about.get("lambda", {}).get(entry["name"], jnp.nan)
+    arrays[key] = jnp.asarray(said, wider(threshold.dtype, jnp.float32))
+    return entry | {"kind": "Population", "clip": entry["threshold"], "unit": {"array": key}}
 
 
 def _node(

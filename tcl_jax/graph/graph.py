@@ -1,13 +1,13 @@
 """The spiking graph: a network as plain nodes, whose neurons are clipped ReLUs or IF neurons.
 
-One graph is read in two ways.  As an *analog* network every `Neuron` is ``clip(relu(x), θ)``; as a
-*spiking* network it is a population of integrate-and-fire neurons with threshold θ whose spikes
-have amplitude θ.  All that lies between neurons is affine.
+One graph is read in two ways.  As an *analog* network every `Population` is ``clip(relu(x), λ)``,
+as it was trained; as a *spiking* one it is integrate-and-fire neurons with threshold θ, whose
+spikes have amplitude θ.  All that lies between populations is affine.
 """
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeGuard, TypeVar
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from tcl_jax.errors import InputError
-from tcl_jax.graph.nodes import Input, Kind, Neuron, Node, Output
+from tcl_jax.graph.nodes import Input, Kind, Node, Output, Population
 from tcl_jax.graph.ops.base import Op, Shape
 
 _T = TypeVar("_T")
@@ -31,8 +31,8 @@ class SpikingGraph:
 
     Raises:
         InputError: the nodes are no graph: a name is taken twice, a node reads what does not come
-            before it, or cannot read it; there is not one input and, last, one output; a threshold
-            does not broadcast against the neurons' value.
+            before it, or cannot read it; there is not one input and, last, one output; a threshold,
+            clip or unit does not broadcast against the neurons' value.
 
     >>> import jax.numpy as jnp
     >>> from tcl_jax.graph import Input, Node, Output, SpikingGraph
@@ -48,7 +48,7 @@ class SpikingGraph:
         _check_order(self.nodes)
         found = shapes(self)
         for node in self.spiking:
-            _check_threshold(node, found[node.name])
+            _check_numbers(node, found[node.name])
 
     def tree_flatten_with_keys(self) -> tuple[Any, None]:
         return ((jax.tree_util.GetAttrKey("nodes"), self.nodes),), None
@@ -74,11 +74,11 @@ class SpikingGraph:
         return self.output.op.threshold.dtype
 
     @property
-    def neurons(self) -> tuple[Node[Neuron], ...]:
-        return tuple(node for node in self.nodes if _is(node, Neuron))
+    def neurons(self) -> tuple[Node[Population], ...]:
+        return tuple(node for node in self.nodes if _is(node, Population))
 
     @property
-    def spiking(self) -> tuple[Node[Neuron | Output], ...]:
+    def spiking(self) -> tuple[Node[Population | Output], ...]:
         """All that fires: the neurons, and last the output's."""
         return (*self.neurons, self.output)
 
@@ -99,7 +99,7 @@ class SpikingGraph:
         """The same graph with other thresholds, by name; those that are not named stay."""
 
         def changed(node: Node[Kind]) -> Node[Kind]:
-            if isinstance(node.op, Neuron | Output) and node.name in thresholds:
+            if isinstance(node.op, Population | Output) and node.name in thresholds:
                 return replace(node, op=replace(node.op, threshold=thresholds[node.name]))
             return node
 
@@ -125,7 +125,7 @@ def walk(
     graph: SpikingGraph,
     known: Mapping[str, _T],
     linear: Callable[..., _T],
-    population: Callable[[Node[Neuron | Output], _T], _T],
+    population: Callable[[Node[Population | Output], _T], _T],
 ) -> dict[str, _T]:
     """Go through the graph once, each node after what it reads: what every reading of it is.
 
@@ -213,14 +213,15 @@ def _check_order(nodes: Iterable[Node[Kind]]) -> None:
         raise InputError(f"the output must be the last node, got {names[-1]!r}")
 
 
-def _check_threshold(node: Node[Neuron | Output], shape: Shape) -> None:
-    threshold = np.shape(node.op.threshold)
-    try:
-        fits = np.broadcast_shapes(threshold, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise InputError(
-            f"the threshold of {node.name!r} has shape {threshold}, which does not broadcast "
-            f"against its neurons' {shape}"
-        )
+def _check_numbers(node: Node[Population | Output], shape: Shape) -> None:
+    for field in fields(node.op):
+        own = np.shape(getattr(node.op, field.name))
+        try:
+            fits = np.broadcast_shapes(own, shape) == shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise InputError(
+                f"the {field.name} of {node.name!r} has shape {own}, which does not broadcast "
+                f"against its neurons' {shape}"
+            )

@@ -6,11 +6,12 @@ What a node does knows nothing of who feeds it.  Shapes leave out the batch.
 from collections.abc import Container
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
+import jax.numpy as jnp
 from jaxtyping import Array, Real
 
-from tcl_jax.graph.ops.base import Op, leaves
+from tcl_jax.graph.ops.base import Op, Scales, leaves, wide
 from tcl_jax.graph.ops.layout import Concat, Pad, Reshape, Slice, Transpose
 from tcl_jax.graph.ops.sums import Add, Pool, Sum
 from tcl_jax.graph.ops.weights import Conv, Dense, Quantise, Scale
@@ -26,28 +27,63 @@ class Input:
     shape: tuple[int, ...]
 
 
-@leaves("threshold")
+@leaves("threshold", "clip", "unit")
 @dataclass(frozen=True)
-class Neuron:
-    """``clip(relu(x), θ)``, or IF neurons of threshold θ; θ = ∞ where no clip follows the ReLU."""
+class Population:
+    """What follows a weighted sum: ``clip(relu(x), λ)`` if read as analog, IF neurons if spiking.
+
+    Attributes:
+        threshold: θ at which the neurons fire, spikes of size θ; in the graph's units.
+        clip: the analog network's own bound, in the same units; ∞ where no clip follows the ReLU.
+        unit: what a value of 1 stands for in the analog network: 1 as traced, λ once thresholds
+            are 1.
+    """
 
     arity: ClassVar[int] = 1
 
     threshold: Real[Array, "..."]
+    clip: Real[Array, "..."]
+    unit: Real[Array, "..."]
+
+    @classmethod
+    def clipped(cls, bound: Real[Array, "..."]) -> Self:
+        """``clip(relu(x), bound)`` as it is traced: its neurons fire where it clips.
+
+        >>> import jax.numpy as jnp
+        >>> from tcl_jax.graph import Population
+        >>> Population.clipped(jnp.asarray(4.0)).unit.item()
+        1.0
+        """
+        return cls(bound, bound, jnp.ones((), bound.dtype))
+
+    def in_units_of(self, lam: Scales) -> Self:
+        """The same population where all that arrives is divided by λ; its numbers are `wide`.
+
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from tcl_jax.graph import Population
+        >>> Population.clipped(jnp.asarray(4.0)).in_units_of(np.float64(2.0))
+        Population(threshold=array(2.), clip=array(2.), unit=array(2.))
+        """
+        in_units = (wide(self.threshold) / lam, wide(self.clip) / lam, wide(self.unit) * lam)
+        return type(self)(*map(wide, in_units))
 
 
-@leaves("threshold", "scale")
+@leaves("threshold", "unit")
 @dataclass(frozen=True)
 class Output:
-    """The logits are ``scale`` times what arrives here; output neurons fire at ``threshold``."""
+    """The logits are ``unit`` times what arrives here; output neurons fire at ``threshold``."""
 
     arity: ClassVar[int] = 1
 
     threshold: Real[Array, "..."]
-    scale: Real[Array, ""]
+    unit: Real[Array, ""]
+
+    def in_units_of(self, lam: Scales) -> Self:
+        """The same output where all that arrives is divided by λ; its numbers are `wide`."""
+        return type(self)(wide(wide(self.threshold) / lam), wide(wide(self.unit) * lam))
 
 
-Kind = Op | Input | Neuron | Output
+Kind = Op | Input | Population | Output
 K = TypeVar("K", bound=Kind, covariant=True)
 
 
@@ -86,7 +122,7 @@ KINDS: dict[str, type[Kind]] = {
     kind.__name__: kind
     for kind in (
         *(Input, Quantise, Conv, Dense, Scale, Pool, Sum),
-        *(Reshape, Transpose, Add, Concat, Pad, Slice, Neuron, Output),
+        *(Reshape, Transpose, Add, Concat, Pad, Slice, Population, Output),
     )
 }
 """By the name that an artifact on disk has for it."""

@@ -1,8 +1,5 @@
 """Data-normalisation (Eq. 5): every threshold becomes 1, every output stays."""
 
-from dataclasses import replace
-
-import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax import graph as g
@@ -30,7 +27,8 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
         graph: all thresholds finite (see `tcl_jax.conversion.with_norms`).
 
     Returns:
-        A graph with the same logits, and the same spikes up to rounding.
+        A graph with the same logits, and the same spikes up to rounding, whose populations say in
+        `unit` what a spike stands for: λ.
 
     Raises:
         InputError: a threshold is not finite and above 0.
@@ -68,25 +66,17 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
                 inputs[-1] = len(nodes)
                 nodes.append(scaled(now[i], factor, name))
         now.append(len(nodes))
-        nodes.append(g.Node(_of_threshold_1(node.op), tuple(inputs), node.name))
+        op = node.op
+        if isinstance(op, g.Population | g.Output):
+            op = op.in_units_of(_threshold(op))
+        nodes.append(g.Node(op, tuple(inputs), node.name))
     return settle(nodes, shapes, graph.dtype)
 
 
 def _threshold(op: g.Kind) -> Scales:
-    return wide(op.threshold if isinstance(op, g.Neuron | g.Output) else 1)
+    return wide(op.threshold if isinstance(op, g.Population | g.Output) else 1)
 
 
 def _amplitude(op: g.Kind) -> Scales:
     """Of what the spikes of neurons, all of size 1, stand for."""
-    return wide(op.threshold if isinstance(op, g.Neuron) else 1)
-
-
-def _of_threshold_1(op: g.Kind) -> g.Kind:
-    match op:
-        case g.Neuron():
-            return replace(op, threshold=jnp.ones_like(op.threshold))
-        case g.Output():
-            logit = wide(wide(op.scale) * wide(op.threshold))
-            return replace(op, threshold=jnp.ones_like(op.threshold), scale=logit)
-        case _:
-            return op
+    return wide(op.threshold if isinstance(op, g.Population) else 1)

@@ -90,13 +90,15 @@ class _Quantiser:
                     quantise = g.Quantise(_real(1 / self.step))
                     found = self.add(quantise, (images,), f"{node.name}/int8")
                     self.signals[number] = _Signal(found, self.step, _LARGEST)
-                case g.Neuron(threshold=threshold):
+                case g.Population(threshold=threshold):
                     unit, current = self.integrated(node)
-                    op = g.Neuron(_whole(np.asarray(threshold, np.float64) / unit))
+                    op = replace(
+                        node.op, threshold=_whole(np.asarray(threshold, np.float64) / unit)
+                    )
                     self.signals[number] = _Signal(self.add(op, (current,), node.name), 1.0, 1)
-                case g.Output(threshold=threshold, scale=scale):
+                case g.Output(threshold=threshold, unit=logit):
                     unit, current = self.integrated(node)
-                    in_units = _whole(float(threshold) / unit), _real(float(scale) * float(unit))
+                    in_units = _whole(float(threshold) / unit), _real(float(logit) * float(unit))
                     self.add(g.Output(*in_units), (current,), node.name)
         return g.SpikingGraph(tuple(self.nodes))
 
@@ -110,7 +112,7 @@ class _Quantiser:
     def integrated(self, node: g.Node[g.Kind]) -> tuple[np.ndarray, int]:
         """The unit of a neuron's potential, and the node of its current."""
         op, (current,) = node.op, node.inputs
-        assert isinstance(op, g.Neuron | g.Output)
+        assert isinstance(op, g.Population | g.Output)
         peak, by_channel = self.peak(current)
         direct, _ = self.peak(current, weights=False)
         peak = np.where(peak > 0, peak, direct)

@@ -1,6 +1,7 @@
 """What a graph computes as an analog network, and what stays constant when it spikes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Real
 from tcl_jax.errors import InputError
 from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.graph.graph import SpikingGraph, apply, walk
-from tcl_jax.graph.nodes import Neuron, Node, Output
+from tcl_jax.graph.nodes import Kind, Node, Output, Population
 from tcl_jax.graph.ops.base import Op
 from tcl_jax.promotion import against, alike, wider
 
@@ -21,18 +22,22 @@ Observer = Callable[[str, Array], None]
 def evaluate(
     graph: SpikingGraph, x: Real[Array, "b ..."], observe: Observer | None = None
 ) -> Float[Array, "b ..."]:
-    """The graph as an analog network: its logits.
+    """The graph as an analog network, with the clips that this was trained with: its logits.
+
+    Whatever thresholds the neurons have: norm-factors change what spikes can carry, not this.
 
     Args:
         graph: folded or not, normalised or not.
         x: a batch of inputs.
-        observe: called with every neuron's name and activation, and the output's with the logits.
+        observe: called with every population's name and activation, of which its `unit` says what 1
+            stands for, and with the output's name and the logits.
 
     Returns:
         The logits.
 
     Raises:
-        InputError: the images have another shape than the graph takes.
+        InputError: the images have another shape than the graph takes, or it is one of whole
+            numbers, whose weights expect spikes.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip
@@ -42,16 +47,21 @@ def evaluate(
     [[0.0, 10.0, 20.0]]
     """
     x = images(graph, x)
+    if jnp.issubdtype(graph.dtype, jnp.integer):
+        raise InputError(
+            "a network of whole numbers computes with spikes alone: evaluate the one that it was "
+            "made from"
+        )
     return _logits(graph, x) if observe is None else _walk(graph, x, observe)
 
 
 def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
-    def clipped(node: Node[Neuron | Output], z: Array) -> Array:
+    def clipped(node: Node[Population | Output], z: Array) -> Array:
         if isinstance(node.op, Output):
-            z, scale = alike(z, node.op.scale)
-            value = z * scale
+            z, unit = alike(z, node.op.unit)
+            value = z * unit
         else:
-            value = jnp.minimum(*alike(jnp.maximum(z, 0), against(node.op.threshold, z)))
+            value = jnp.minimum(*alike(jnp.maximum(z, 0), against(node.op.clip, z)))
         observe(node.name, value)
         return value
 
@@ -62,6 +72,30 @@ def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
 @jax.jit
 def _logits(graph: SpikingGraph, x: Array) -> Array:
     return _walk(graph, x, lambda name, activation: None)
+
+
+def limit(graph: SpikingGraph) -> SpikingGraph:
+    """The analog network that spike rates tend to as T grows: its clips are the thresholds.
+
+    With λ of TCL it is the network itself.  Where norm-factors are smaller than activations, as
+    percentiles are, it has what they clip, and nothing else of what spiking changes.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax.conversion import evaluate, trace, with_norms
+    >>> from tcl_jax.graph import limit
+    >>> graph = trace(lambda x: jax.nn.relu(x) * 10.0, jnp.zeros((1, 2)))
+    >>> graph = with_norms(graph, {graph.neurons[0].name: 2.0})
+    >>> x = jnp.array([[1.0, 5.0]])
+    >>> evaluate(graph, x).tolist(), evaluate(limit(graph), x).tolist()
+    ([[10.0, 50.0]], [[10.0, 20.0]])
+    """
+
+    def clipped(node: Node[Kind]) -> Node[Kind]:
+        if isinstance(node.op, Population):
+            return replace(node, op=replace(node.op, clip=node.op.threshold))
+        return node
+
+    return SpikingGraph(tuple(map(clipped, graph.nodes)))
 
 
 def constant_values(

@@ -34,13 +34,13 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
     >>> explain(network, jnp.eye(2), jnp.zeros((1, 2)))  # doctest: +NORMALIZE_WHITESPACE
-    # node      kind   reads shape parameters λ MACs
-    0 input     Input            2
-    1 dense     Dense      0     2          4      4
-    2 neuron    Neuron     1     2            2
-    3 dense_2   Dense      2     2          4      4
-    4 output    Output     3     2
-      2 neurons                             8      8
+    # node      kind       reads shape parameters λ MACs
+    0 input     Input                2
+    1 dense     Dense          0     2          4      4
+    2 neuron    Population     1     2            2
+    3 dense_2   Dense          2     2          4      4
+    4 output    Output         3     2
+      2 neurons                                 8      8
     """
     graph = fold(trace(lambda x: fn(variables, x), sample_input))
     shapes = g.shapes(graph)
@@ -74,7 +74,7 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
             ", ".join(map(str, node.inputs)),
             "×".join(map(str, shapes[node.name])),
             _count(held),
-            _threshold(node.op.threshold) if isinstance(node.op, g.Neuron) else "",
+            _bound(node.op.clip) if isinstance(node.op, g.Population) else "",
             _count(taken),
         )
     Console().print(table)  # of its own: it writes to wherever standard output goes now
@@ -90,8 +90,8 @@ def _count(number: int) -> str:
     return f"{number:,}" if number else ""
 
 
-def _threshold(threshold: Array) -> str:
-    values = np.asarray(threshold)
+def _bound(clip: Array) -> str:
+    values = np.asarray(clip)
     if not np.isfinite(values).all():
         return "–"
     low, high = values.min(), values.max()

@@ -69,7 +69,6 @@ class Layer:
 
 def layer_report(
     graph: g.SpikingGraph,
-    reference: g.SpikingGraph,
     batches: Iterable[tuple[Real[Array, "_ ..."], Bool[Array, " _"]]],
     timesteps: Sequence[int],
     *,
@@ -91,9 +90,7 @@ def layer_report(
     who look at one layer with exact inputs; *inherited* is what a layer gets from those before.
 
     Args:
-        graph: normalised, all thresholds 1.
-        reference: the same graph with the thresholds of the ANN's own clips, in units of λ: 1 for a
-            network with TCL, ∞ for plain ReLUs.
+        graph: normalised, all thresholds 1.  Read as an analog network, it is the ANN.
         batches: images, and which of them count.
         timesteps: latencies T to report at.
         v0: membrane potential at the start, as a fraction of the threshold.
@@ -111,7 +108,7 @@ def layer_report(
     ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
     >>> graph = convert(network, jnp.eye(1), [jnp.ones((1, 1))])
     >>> images, mask = jnp.array([[0.7]]), jnp.array([True])
-    >>> (layer,) = layer_report(graph, graph, [(images, mask)], timesteps=[4])
+    >>> (layer,) = layer_report(graph, [(images, mask)], timesteps=[4])
     >>> layer.at[4].rate  # 0.35 × 4 = 1.4 spikes' worth
     0.25
     >>> round(layer.at[4].quantisation, 6)
@@ -129,9 +126,7 @@ def layer_report(
     points: dict[str, dict[str, list[float]]] = {}
     seen = 0
     for x, mask in batches:
-        activations, rates, totals, spiked = _of_batch(
-            graph, reference, x, mask, times=tuple(times), v0=v0
-        )
+        activations, rates, totals, spiked = _of_batch(graph, x, mask, times=tuple(times), v0=v0)
         kept = np.asarray(mask)
         for name in names:
             a = np.asarray(activations[name])[kept]
@@ -168,7 +163,6 @@ def layer_report(
 @partial(jax.jit, static_argnames="times")
 def _of_batch(
     graph: g.SpikingGraph,
-    reference: g.SpikingGraph,
     x: Real[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
@@ -177,7 +171,7 @@ def _of_batch(
 ) -> tuple[dict[str, Array], dict[int, Any], dict[int, Any], dict[str, Array]]:
     """Activations, rates by T, sums over images of what `AtLatency` holds, and who ever fired."""
     activations: dict[str, Array] = {}
-    g.evaluate(reference, x, activations.__setitem__)
+    g.evaluate(graph, x, activations.__setitem__)
     constant = g.constant_values(graph, x)
 
     def body(carry: Any, _: None) -> tuple[Any, None]:
@@ -225,8 +219,9 @@ def _split(a: Array, spikes: Array, gained: Array, t: int, v0: float) -> dict[st
     return {name: jnp.abs(part) / t for name, part in found.items()}
 
 
-def as_json(layers: Sequence[Layer], norms: dict[str, Any], **about: Any) -> dict[str, Any]:
+def as_json(layers: Sequence[Layer], graph: g.SpikingGraph, **about: Any) -> dict[str, Any]:
     """What `report.json` holds: all but the scatter plot's points, with every layer's λ."""
+    norms = {n.name: np.asarray(n.op.unit).tolist() for n in graph.neurons}
     kept = [
         {"lambda": norms[layer.name]} | {k: v for k, v in asdict(layer).items() if k != "points"}
         for layer in layers

@@ -59,11 +59,17 @@ def print_conversion(about: Mapping[str, Any]) -> None:
         f"{v['max_abs_logit_difference_normalised']:.2e}",
         highlight=False,
     )
-    if "same_class_as_trained" in v:
+    ann = about["ann"]
+    accuracy = ", ".join(f"{a:.2%} in {dtype}" for dtype, a in ann["accuracy"].items())
+    _console.print(
+        f"accuracy of the trained network on {ann['images']} test images: {accuracy}",
+        highlight=False,
+    )
+    if "same_class_as_trained" in ann:
         _console.print(
             f"trained in {about['trained_in']}, converted from its float32 weights: max |Δ logit| "
-            f"{v['max_abs_logit_difference_as_trained']:.2e}, the same class on "
-            f"{v['same_class_as_trained']} of {v['images']} test images",
+            f"{ann['max_abs_logit_difference_as_trained']:.2e}, the same class on "
+            f"{ann['same_class_as_trained']} of {ann['images']} test images",
             highlight=False,
         )
 

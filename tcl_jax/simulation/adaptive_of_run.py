@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -11,19 +10,20 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from tcl_jax import cluster, data, provenance
+from tcl_jax import cluster, provenance
+from tcl_jax.data import Source
 from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_adaptive
-from tcl_jax.run import Run, results_folder
+from tcl_jax.runs.converted import open_converted
 from tcl_jax.simulation.adaptive import calibrate, check_calibration, decide, record
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.of_run import check_numbers, open_snn
+from tcl_jax.simulation.of_run import check_numbers
 from tcl_jax.simulation.readout import Readout
 
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
@@ -90,27 +90,21 @@ def adapt_run(
         images=images,
         calibration_images=calibration_images,
     )
-    run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
-    converted = artifacts.fingerprint(run.folder / snn)
-    held = min(calibration_images, run.dataset.info.num_train)
+    converted = open_converted(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    artifact, about, info = converted.artifact, converted.artifact.about, converted.dataset.info
+    fingerprint = artifacts.fingerprint(converted.place)
+    held = min(calibration_images, info.num_train)
+    total = min(images or info.num_test, info.num_test)
     check_calibration(max_loss / 100, held)
-    output = output or results_folder(run.folder, snn)
+    output = output or converted.results
     output.mkdir(parents=True, exist_ok=True)
     mesh = cluster.data_mesh()
     cluster.check_batch_size(batch_size, mesh)
     graph = cluster.replicate(lower(artifact.graph), mesh)
     how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
 
-    def on_devices(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        for batch in batches:
-            sharded = cluster.shard_batch(dict(batch), mesh)
-            yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
-
     def tested() -> Iterator[dict[str, Any]]:
-        limit = None if images is None else min(images, run.dataset.info.num_test)
-        source = run.dataset.test
-        with closing(data.eval_batches(source, batch_size=batch_size, limit=limit)) as batches:
-            yield from on_devices(batches)
+        return converted.test_batches(batch_size, total, mesh)
 
     def adaptive(batches: Iterator[dict[str, Any]], bound: float, **more: Any) -> Any:
         def place(tree: Any) -> Any:
@@ -120,9 +114,9 @@ def adapt_run(
             graph, batches, bound, timesteps, slots=batch_size, place=place, **how, **more
         )
 
-    total = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
     with progress.bar("calibrating", total=held, unit="images") as done:
-        batches = on_devices(_last_training_images(run, held, batch_size))
+        last = _last_images(converted.dataset.train, held, batch_size)
+        batches = converted.laid_out(last, mesh)
         held_out = record(graph, batches, timesteps, **how, done=done)
     bound = calibrate(held_out, max_loss / 100)
     with progress.bar("at fixed T", total=total, unit="images") as done:
@@ -158,11 +152,11 @@ def adapt_run(
         "delay": delay,
         "batch_size": batch_size,
         "snn": snn,
-        "norm": artifact.about["norm"],
-        "network": run.config.model.name,
-        "data": run.config.data.name,
+        "norm": about["norm"],
+        "network": about["network"],
+        "data": about["data"]["name"],
         "settings": settings,
-        "snn_fingerprint": converted,
+        "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
     }
@@ -177,9 +171,8 @@ def adapt_run(
     return content
 
 
-def _last_training_images(run: Run, count: int, batch_size: int) -> Iterator[dict[str, Any]]:
+def _last_images(source: Source, count: int, batch_size: int) -> Iterator[dict[str, Any]]:
     """Norm-factors are read from the first ones."""
-    source = run.dataset.train
     for start in range(len(source) - count, len(source), batch_size):
         positions = np.arange(start, start + batch_size)
         image, label = source.gather(np.minimum(positions, len(source) - 1))

@@ -199,7 +199,7 @@ def _operations(
             direct = jnp.zeros_like(arrived)
         return merge(arrived), merge(direct)
 
-    def fire(node: g.Node[g.Neuron | g.Output], read: _Passing) -> _Passing:
+    def fire(node: g.Node[g.Population | g.Output], read: _Passing) -> _Passing:
         counted["sum"] += jnp.sum(read[1])
         own = events.get(node.name, read[0])
         return own, own

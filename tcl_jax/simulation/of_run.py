@@ -1,26 +1,22 @@
 """Simulation of a run's spiking network on its test images: table, curve, plot and summary."""
 
 import csv
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
-from tcl_jax import cluster, data, provenance
+from tcl_jax import cluster, provenance
 from tcl_jax.errors import InputError
 from tcl_jax.files import whole, write_json
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
-from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.report import progress
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
-from tcl_jax.run import Run, open_run, results_folder
+from tcl_jax.runs.converted import open_converted
 from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.energy import OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
@@ -28,7 +24,6 @@ from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.readout import Readout
 from tcl_jax.simulation.simulator import check_times
-from tcl_jax.training.step import make_eval_step, no_sums, rates
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
 """Latencies of the paper's Tables I and II, and some shorter ones."""
@@ -64,10 +59,10 @@ def simulate_run(
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
 ) -> Simulated:
-    """Accuracy against latency on test images, and the trained network's on the same ones.
+    """Accuracy against latency on test images, beside the trained network's on the same ones.
 
-    The trained network computes in float32, as the spiking one does, and beside that in the type
-    that it was trained in.
+    What that gets right was found when it was converted, and stands in the spiking network: of the
+    run nothing else is read.
 
     Writes `curve.csv` (T and accuracy, every T from 1), `curve.png` and `summary.json`; with a
     cost, `energy.json`, `energy.csv` and `energy.png`, too.
@@ -86,7 +81,8 @@ def simulate_run(
         raw_dir: where raw files of the data set lie.
 
     Raises:
-        InputError: a number is out of range, or there is no such spiking network or it is damaged.
+        InputError: a number is out of range, there is no such spiking network or it is damaged, or
+            the trained one was evaluated on fewer images.
     """
     check_numbers(timesteps, delay, batch_size=batch_size, images=images)
     settings = provenance.fingerprint(
@@ -98,46 +94,30 @@ def simulate_run(
         images=images,
         cost=cost,
     )
-    run, artifact = open_snn(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
-    converted = artifacts.fingerprint(run.folder / snn)
-    output = output or results_folder(run.folder, snn)
+    converted = open_converted(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    artifact, about = converted.artifact, converted.artifact.about
+    fingerprint = artifacts.fingerprint(converted.place)
+    total = converted.dataset.info.num_test
+    count = min(images or total, total)
+    ann = converted.ann_accuracy(count)
+    ann_accuracy = ann["float32"]
+    output = output or converted.results
     output.mkdir(parents=True, exist_ok=True)
     mesh = cluster.data_mesh()
     cluster.check_batch_size(batch_size, mesh)
-    count = min(images or run.dataset.info.num_test, run.dataset.info.num_test)
-
-    # By the type that the analog network computes in; the first is what was converted.
-    steps = {"float32": make_eval_step(run.float32, run.dataset.info, PRECISION)}
-    if run.trained_in not in steps:
-        steps[run.trained_in] = make_eval_step(run.model, run.dataset.info)
-    variables = cluster.replicate(run.variables, mesh)
-    sums = {dtype: no_sums(mesh) for dtype in steps}
-
-    def batches() -> Iterator[dict[str, Any]]:
-        with closing(
-            data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
-        ) as raw:
-            for batch in raw:
-                sharded = cluster.shard_batch(dict(batch), mesh)
-                for dtype, step in steps.items():
-                    sums[dtype] = jax.block_until_ready(step(variables, sums[dtype], sharded))
-                yield sharded | {"image": data.standardize(sharded["image"], run.dataset.info)}
-
     with progress.bar("simulating", total=count, unit="images") as done:
         graph = cluster.replicate(lower(artifact.graph), mesh)
+        batches = converted.test_batches(batch_size, count, mesh)
         how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
         how |= {"delay": delay, "done": done}
         activity = None
         if cost is None:
-            curve = latency_curve(graph, batches(), timesteps, **how)
+            curve = latency_curve(graph, batches, timesteps, **how)
         else:
-            curve, activity = measure(graph, batches(), timesteps, counted=artifact.graph, **how)
-    evaluated = {dtype: rates(of_all) for dtype, of_all in sums.items()}
-    ann = {dtype: found["accuracy"] for dtype, found in evaluated.items()}
-    ann_accuracy = ann["float32"]
+            curve, activity = measure(graph, batches, timesteps, counted=artifact.graph, **how)
     summary = {
         "timesteps": timesteps,
-        "images": evaluated["float32"]["images"],
+        "images": count,
         "ann_accuracy": ann_accuracy,
         "ann_accuracy_in": ann,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
@@ -146,13 +126,13 @@ def simulate_run(
         **asdict(coding),
         "delay": delay,
         "snn": snn,
-        "norm": artifact.about["norm"],
-        "network": run.config.model.name,
-        "tcl": run.config.model.tcl,
-        "data": run.config.data.name,
-        "trained_in": run.trained_in,
+        "norm": about["norm"],
+        "network": about["network"],
+        "tcl": about["tcl"],
+        "data": about["data"]["name"],
+        "trained_in": about["trained_in"],
         "settings": settings,
-        "snn_fingerprint": converted,
+        "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
     }
@@ -160,8 +140,8 @@ def simulate_run(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("T", "accuracy"))
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
-    label = f"SNN, {artifact.about['norm']} norm, {readout} readout"
-    title = f"{run.config.model.name} on {run.config.data.name}, {count} test images"
+    label = f"SNN, {about['norm']} norm, {readout} readout"
+    title = f"{about['network']} on {about['data']['name']}, {count} test images"
     plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
     write_json(output / "summary.json", summary)
     energy = None
@@ -180,22 +160,6 @@ def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not 0 <= delay < timesteps:
         raise InputError(f"--delay must be in [0, {timesteps}), below --timesteps, got {delay}")
-
-
-def open_snn(
-    folder: Path, snn: str, *, data_dir: Path | None = None, raw_dir: Path | None = None
-) -> tuple[Run, artifacts.Artifact]:
-    """Open a run with its spiking network, at the checkpoint that was converted.
-
-    Raises:
-        InputError: there is no such spiking network or it is damaged, or as `open_run`.
-    """
-    folder = Path(folder)
-    artifact = artifacts.load(folder / snn)
-    if not {"checkpoint_step", "norm"} <= artifact.about.keys():
-        raise InputError(f"{folder / snn} does not say what it was converted from: use convert.py")
-    step = artifact.about["checkpoint_step"]
-    return open_run(folder, checkpoint=step, data_dir=data_dir, raw_dir=raw_dir), artifact
 
 
 def latencies(timesteps: int) -> list[int]:

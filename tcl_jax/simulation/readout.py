@@ -49,7 +49,7 @@ def logits(
     >>> simulation.logits(graph, simulation.simulate(graph, x, timesteps=8), 8).tolist()
     [[-0.5, 0.5]]
     """
-    return charge(graph, state) * graph.output.op.scale / jnp.maximum(t - delay, 1)
+    return charge(graph, state) * graph.output.op.unit / jnp.maximum(t - delay, 1)
 
 
 def classify(graph: SpikingGraph, state: State, readout: Readout) -> Int[Array, "b ..."]:

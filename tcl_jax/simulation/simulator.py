@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph import (
-    Neuron,
     Node,
     Output,
+    Population,
     SpikingGraph,
     apply,
     constant_values,
@@ -97,7 +97,7 @@ def step(
     resting: dict[str, Array] = {}
     spikes: dict[str, Array] = {}
 
-    def integrate_and_fire(node: Node[Neuron | Output], current: Array) -> Array:
+    def integrate_and_fire(node: Node[Population | Output], current: Array) -> Array:
         name, before = node.name, state.membrane[node.name]
         model, rest = neurons, state.resting.get(name)
         if isinstance(node.op, Output):

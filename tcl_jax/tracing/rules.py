@@ -31,16 +31,16 @@ def _max(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
         return t.refuse(
             eqn, "max of the signal with something other than 0 is no ReLU", advice.MAXIMUM
         )
-    if isinstance(t.nodes[x.node].op, g.Neuron):
+    if isinstance(t.nodes[x.node].op, g.Population):
         return x  # never negative
-    return t.add(eqn, "relu", g.Neuron(t.array(np.inf)), (x.node,), x.axes)
+    return t.add(eqn, "relu", g.Population.clipped(t.array(np.inf)), (x.node,), x.axes)
 
 
 def _min(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     """A ReLU with a fixed bound, as nn.relu6."""
     x, bound = (a, b) if isinstance(a, Signal) else (b, a)
     clips = not isinstance(bound, Signal) and bool(np.all(np.asarray(bound) > 0))
-    if clips and isinstance(t.nodes[x.node].op, g.Neuron | Placeholder):
+    if clips and isinstance(t.nodes[x.node].op, g.Population | Placeholder):
         return _clip(t, eqn, x, bound)
     return t.refuse(eqn, "this minimum is no clip after a ReLU", advice.MINIMUM)
 
@@ -51,19 +51,19 @@ def _clip(t: Tracer, eqn: Any, a: Any, lam: Any) -> Any:
     relu = t.nodes[a.node]
     if isinstance(relu.op, Placeholder):
         return Refused()
-    if not isinstance(relu.op, g.Neuron):
+    if not isinstance(relu.op, g.Population):
         return t.refuse(eqn, "clip without a ReLU before it", _CLIP_ADVICE)
     if np.any(np.isnan(np.asarray(lam))):
         return t.refuse(eqn, "a λ is not a number", "training diverged? give earlier weights")
     if not bool(np.all(np.asarray(lam) > 0)):
         return t.refuse(eqn, "a λ is not above 0", "train with a smaller α or learning rate")
-    threshold = _constant(t, a, lam)
-    if threshold is None:
+    bound = _constant(t, a, lam)
+    if bound is None:
         return t.refuse(eqn, "λ has a batch axis", "give one a layer or a channel")
     # A neuron of its own: the bare ReLU stays for whoever else reads it, or is dropped.
     # The ReLU may be clipped already, and then the smaller bound holds.
-    smaller = t.array(jnp.minimum(relu.op.threshold, threshold))
-    return t.add(eqn, "neuron", g.Neuron(smaller), relu.inputs, a.axes)
+    smaller = t.array(jnp.minimum(relu.op.clip, bound))
+    return t.add(eqn, "neuron", g.Population.clipped(smaller), relu.inputs, a.axes)
 
 
 # --- Elementwise --------------------------------------------------------------------------------

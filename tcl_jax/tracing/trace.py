@@ -64,7 +64,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
     >>> from tcl_jax.conversion import trace
     >>> graph = trace(lambda x: clip(jax.nn.relu(x @ jnp.eye(3)), 2.0), jnp.zeros((1, 3)))
     >>> [type(node.op).__name__ for node in graph.nodes]
-    ['Input', 'Dense', 'Neuron', 'Output']
+    ['Input', 'Dense', 'Population', 'Output']
     """
     return traced(fn, sample_input).graph
 

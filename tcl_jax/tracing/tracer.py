@@ -236,7 +236,7 @@ class Tracer:
         """Refuse weights that are not finite."""
         for path, value in jax.tree_util.tree_leaves_with_path(node.op):
             # Under an outer jit, weights may have no values yet; a threshold of ∞ is no clip.
-            if isinstance(value, jax.core.Tracer) or isinstance(node.op, g.Neuron):
+            if isinstance(value, jax.core.Tracer) or isinstance(node.op, g.Population):
                 continue
             array = np.asarray(value)
             finite = np.isfinite(array)

@@ -1,0 +1,134 @@
+"""A converted network, opened with its data: all that simulating or reporting it needs."""
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool
+
+from tcl_jax import cluster, data
+from tcl_jax.errors import InputError
+from tcl_jax.graph import artifact as artifacts
+from tcl_jax.graph.artifact import Artifact
+
+LAYER_REPORT = ("report.json", "activations.png", "rates.png", "errors.png")
+"""Files of a layer report, in a spiking network's folder."""
+RESULTS = (
+    *("curve.csv", "curve.png", "summary.json"),
+    *("energy.csv", "energy.png", "energy.json"),
+    *("adaptive.png", "adaptive.json"),
+)
+"""Files of a simulation's results, in `results_folder`."""
+
+
+def results_folder(folder: Path, snn: str) -> Path:
+    """Where results of a run's spiking network go: the run's folder for ``snn``, else its own."""
+    return folder if snn == "snn" else folder / snn
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A run's spiking network, and its data.
+
+    Attributes:
+        folder: the run's.  Of what was trained there nothing is read.
+        snn: name of the spiking network, a folder within.
+        artifact: the spiking network, and what is known of its conversion.
+        dataset: the images that the network was trained for.
+    """
+
+    folder: Path
+    snn: str
+    artifact: Artifact
+    dataset: data.Dataset
+
+    @property
+    def place(self) -> Path:
+        """The spiking network's folder."""
+        return self.folder / self.snn
+
+    @property
+    def results(self) -> Path:
+        """Where results of simulations go."""
+        return results_folder(self.folder, self.snn)
+
+    def test_batches(self, batch_size: int, limit: int, mesh: Mesh) -> Iterator[dict[str, Any]]:
+        """The first `limit` test images as `laid_out`."""
+        source = self.dataset.test
+        with closing(data.eval_batches(source, batch_size=batch_size, limit=limit)) as batches:
+            yield from self.laid_out(batches, mesh)
+
+    def laid_out(
+        self, batches: Iterable[Mapping[str, Any]], mesh: Mesh
+    ) -> Iterator[dict[str, Any]]:
+        """Batches over all devices, their images as the network takes them."""
+        for batch in batches:
+            sharded = cluster.shard_batch(dict(batch), mesh)
+            yield sharded | {"image": self.artifact.standardize(sharded["image"])}
+
+    def ann_accuracy(self, images: int) -> dict[str, float]:
+        """The trained network's accuracy, by the type that it computes in, float32 first.
+
+        Args:
+            images: the number of test images, from the first.
+
+        Raises:
+            InputError: it was evaluated on fewer when it was converted.
+        """
+        known = self.artifact.about["ann"]
+        if images > known["images"]:
+            raise InputError(
+                f"the trained network was evaluated on {known['images']} test images when it was "
+                f"converted, and {images} are to be compared: give --images {known['images']}, or "
+                "convert it again with more"
+            )
+        return {
+            dtype: float(_unpacked(right, known["images"])[:images].mean())
+            for dtype, right in known["right"].items()
+        }
+
+
+def open_converted(
+    folder: Path, snn: str, *, data_dir: Path | None = None, raw_dir: Path | None = None
+) -> Converted:
+    """Open a run's spiking network.
+
+    Args:
+        folder: the run's folder; of what was trained there nothing needs to be left.
+        snn: name of the spiking network within it.
+        data_dir: where prepared data sets lie; TFDS's default when None.
+        raw_dir: where raw files of the data set lie.
+
+    Raises:
+        InputError: there is no such spiking network or it is damaged, it does not say what it was
+            converted from, or the data is missing.
+    """
+    folder = Path(folder)
+    artifact = artifacts.load(folder / snn)
+    if not {"norm", "data", "ann"} <= artifact.about.keys():
+        raise InputError(
+            f"{folder / snn} does not say what it was converted from, or an older version did it: "
+            "convert the run again with convert.py"
+        )
+    dataset = data.load(data_dir=data_dir, raw_dir=raw_dir, **artifact.about["data"])
+    return Converted(folder, snn, artifact, dataset)
+
+
+def packed(right: Bool[np.ndarray, " n"]) -> str:
+    """Which images a network gets right, as text of a sixth of a letter for each.
+
+    >>> import numpy as np
+    >>> packed(np.array([True, False, True, True]))
+    'sA=='
+    """
+    return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
+
+
+def _unpacked(text: str, count: int) -> Bool[np.ndarray, " n"]:
+    bits = np.frombuffer(base64.b64decode(text), np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool)
