@@ -35,8 +35,8 @@ class Artifact:
 
     Attributes:
         graph: folded and normalised.
-        about: norm method, λ by layer, standardisation of the images, verification figures,
-            provenance; JSON types only.
+        about: norm method, λ by layer, standardisation of the images, verification figures, which
+            test images the trained network gets right, provenance; JSON types only.
     """
 
     graph: g.SpikingGraph
