@@ -194,33 +194,36 @@ def test_an_operation_is_its_node(name):
     assert any(isinstance(node.op, kind) for node in _operation(name).traced.nodes)
 
 
+def _read(graph: SpikingGraph, x: jax.Array) -> dict[str, np.ndarray]:
+    """Logits, and activations in units of the network that was converted."""
+    found: dict[str, jax.Array] = {}
+    # One operation after the other: to compile each graph as a whole takes four times as long.
+    evaluate(graph, x, found.__setitem__)
+    units = {n.name: np.asarray(n.op.unit) for n in graph.neurons}
+    return {name: np.asarray(value) * units.get(name, 1) for name, value in found.items()}
+
+
 @every_case
-def test_logits_are_kept(case):
+def test_activations_and_logits_are_kept(case):
     it = CASES[case]()
     x = jnp.asarray(CALIBRATING)
-    expected = np.asarray(jax.jit(it.function)(x))
-    bounded = np.asarray(evaluate(g.limit(it.lam), x))
-    exact = partial(np.testing.assert_allclose, rtol=0, atol=1e-12 * np.abs(expected).max())
-    exact(evaluate(it.traced, x), expected)
-    exact(evaluate(it.one, x), expected)
-    exact(evaluate(g.limit(it.one), x), bounded)
+    expected, output = it.function(x), it.one.output.name
+    traced, lam, one = (_read(graph, x) for graph in (it.traced, it.lam, it.one))
+    bounded, also_bounded = (_read(g.limit(graph), x) for graph in (it.lam, it.one))
+    pairs = [(traced, lam), (traced, one), (bounded, also_bounded)]
     if NORMS.get(case.split(", ")[-1]) != "clips":
-        exact(bounded, expected)
+        pairs.append((traced, bounded))
+    exact = partial(np.testing.assert_allclose, rtol=0)
+    exact(traced[output], expected, atol=1e-12 * np.abs(expected).max())
+    for before, after in pairs:
+        assert before.keys() == after.keys()
+        for name, values in before.items():
+            exact(after[name], values, atol=1e-12 * np.abs(values).max(), err_msg=name)
 
 
 @every_case
 def test_a_value_of_1_stands_for_lambda(case):
     it = CASES[case]()
-    seen: list[dict[str, np.ndarray]] = []
-    for graph in (it.traced, it.lam, it.one):
-        found: dict[str, jax.Array] = {}
-        evaluate(graph, jnp.asarray(it.x), found.__setitem__)
-        units = {n.name: np.asarray(n.op.unit) for n in graph.neurons}
-        seen.append({name: np.asarray(found[name]) * unit for name, unit in units.items()})
-    for name, values in seen[0].items():
-        exact = partial(np.testing.assert_allclose, rtol=0, atol=1e-12 * values.max())
-        exact(seen[1][name], values)
-        exact(seen[2][name], values)
     for large, small in zip(it.lam.neurons, it.one.neurons, strict=True):
         lam = np.asarray(large.op.threshold)
         np.testing.assert_array_equal(small.op.unit, lam)
