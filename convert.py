@@ -11,12 +11,18 @@ with ends_at_ctrl_c():  # these take seconds
 
     import tyro
 
+    from tcl_jax.calibration import NORMS
     from tcl_jax.cli import Folder, Whole, check_options, command
     from tcl_jax.conversion.of_run import convert_run
     from tcl_jax.errors import InputError
     from tcl_jax.report.of_run import report_run
     from tcl_jax.report.tables import print_conversion, print_layers
     from tcl_jax.run import open_run
+
+NORM_HELP = (
+    "Norm-factors λ: trained (tcl), or found from calibration images, as by percentile:99.9; one a "
+    f"channel where /channel follows.  Choose from {NORMS.help()}."
+)
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,7 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as train.py left it."""
-    norm: str = "tcl"
-    """Norm-factors: tcl (trained λ), max, percentile:P (as in percentile:99.9), spike_norm[:S] (as
-    in spike_norm:0.8) or model_based; one a channel with /channel after it, as in max/channel."""
+    norm: Annotated[str, tyro.conf.arg(help=NORM_HELP)] = "tcl"
     snn: str = "snn"
     """Name of the spiking network, a folder within the run's."""
     checkpoint: Literal["last", "best"] = "last"

@@ -7,7 +7,7 @@ with ends_at_ctrl_c():  # these take seconds
     import sys
     from dataclasses import dataclass
     from pathlib import Path
-    from typing import Annotated, Any, Literal
+    from typing import Annotated, Any
 
     import tyro
 
@@ -16,10 +16,26 @@ with ends_at_ctrl_c():  # these take seconds
     from tcl_jax.errors import InputError
     from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
     from tcl_jax.simulation.adaptive_of_run import adapt_run
-    from tcl_jax.simulation.coding import ANALOG, Coding
+    from tcl_jax.simulation.coding import CODINGS
     from tcl_jax.simulation.energy import FLOAT32, OperationCost
-    from tcl_jax.simulation.neurons import IF, Neurons
+    from tcl_jax.simulation.neurons import NEURONS
     from tcl_jax.simulation.of_run import latencies, simulate_run
+    from tcl_jax.simulation.readout import READOUTS
+    from tcl_jax.simulation.settings import Simulation
+
+READOUT_HELP = (
+    "How a class is read: by output spikes, as the paper does, or by the output's accumulated "
+    f"current.  Choose from {READOUTS.help()}."
+)
+NEURONS_HELP = (
+    "What hidden neurons are, as in if:v0=0.5: v0 and floor in thresholds, leak a part of the "
+    "potential a step, reset by subtract or to zero, refractory in steps.  Choose from "
+    f"{NEURONS.help()}."
+)
+CODING_HELP = (
+    "How images are fed: as a constant current, or as spikes at regular intervals or drawn.  "
+    f"Choose from {CODINGS.help()}."
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +51,11 @@ class Options:
     """The longest latency T; the whole curve up to it comes from one pass."""
     snn: str = "snn"
     """Which spiking network of the run, as convert.py named it."""
-    readout: Literal["spikes", "membrane"] = "spikes"
-    """Classify by output spikes, as the paper does, or by the output's accumulated current."""
-    neurons: tyro.conf.OmitArgPrefixes[Neurons] = IF
-    """What hidden neurons are; the defaults are the paper's.  Those of the output only count."""
-    coding: tyro.conf.OmitArgPrefixes[Coding] = ANALOG
-    """How images are fed; the default is the paper's."""
+    readout: Annotated[str, tyro.conf.arg(help=READOUT_HELP)] = "spikes"
+    neurons: Annotated[str, tyro.conf.arg(help=NEURONS_HELP)] = "if"
+    coding: Annotated[str, tyro.conf.arg(help=CODING_HELP)] = "analog"
+    seed: int = 0
+    """Seed of what the coding draws."""
     delay: int = 0
     """What reaches the output in so many first steps is left out."""
     images: Whole = None
@@ -65,6 +80,15 @@ class Options:
     raw_dir: Folder = None
     """Where the data set's raw files lie."""
 
+    def settings(self) -> Simulation:
+        return Simulation(
+            neurons=NEURONS.read(self.neurons),
+            coding=CODINGS.read(self.coding),
+            readout=READOUTS.read(self.readout),
+            delay=self.delay,
+            seed=self.seed,
+        )
+
 
 def main() -> int:
     o = check_options(Options, None, prog="simulate.py")
@@ -74,12 +98,9 @@ def main() -> int:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
     how: dict[str, Any] = {
         "timesteps": o.timesteps,
+        "settings": o.settings(),
         "snn": o.snn,
         "output": o.output,
-        "readout": o.readout,
-        "neurons": o.neurons,
-        "coding": o.coding,
-        "delay": o.delay,
         "images": o.images,
         "batch_size": o.batch_size,
         "data_dir": o.data_dir,
@@ -95,7 +116,7 @@ def main() -> int:
     curve, summary, energy = simulate_run(o.run, cost=o.cost if o.energy else None, **how)
     title = (
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, "
-        f"{summary['norm']} norm, {o.readout} readout"
+        f"{summary['norm']} norm, {summary['readout']} readout"
     )
     print_curve(list(curve), summary["ann_accuracy_in"], latencies(o.timesteps), title)
     if energy is not None:

@@ -35,7 +35,7 @@ class Options:
 
 def main() -> int:
     name, arguments = preset_and_options("train.py", presets.PRESETS)
-    default = Options(presets.get(name), Path("runs") / name)
+    default = Options(presets.PRESETS.find(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"train.py {name}")
     use_cores(options.config.batch_size)
     result = fit(

@@ -97,7 +97,7 @@ def _compiled(graph: Any) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
 
     def simulate(graph: Any, x: Any) -> Any:
-        return simulation.simulate(graph, x, TIMESTEPS).counts
+        return simulation.simulate(graph, x, TIMESTEPS).output.counts
 
     images = like(np.zeros((BATCH, *IMAGE), np.float32))
     lowered = jax.jit(simulate).lower(jax.tree.map(like, graph), images)
@@ -118,7 +118,7 @@ def _here(graph: Any) -> dict[str, Any]:
     images = np.random.default_rng(0).normal(0, 1, (BATCH, *IMAGE)).astype(np.float32)
 
     def counts(graph: Any, x: Any) -> Any:
-        return simulation.simulate(graph, x, LATENCY).counts
+        return simulation.simulate(graph, x, LATENCY).output.counts
 
     def computed(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
         return np.asarray(jax.jit(function)(*arguments))

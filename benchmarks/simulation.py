@@ -205,7 +205,7 @@ def _ours(graph: Any, batch: int) -> Callable[..., np.ndarray]:
     mesh = cluster.data_mesh()
     lowered = cluster.replicate(simulation.lower(graph), mesh)
     simulate = jax.jit(
-        lambda graph, x, timesteps: simulation.simulate(graph, x, timesteps).counts,
+        lambda graph, x, timesteps: simulation.simulate(graph, x, timesteps).output.counts,
         static_argnames="timesteps",
     )
     return lambda images, timesteps: np.asarray(

@@ -18,6 +18,7 @@ from records import ROOT, Command, load, unsimulated
 
 from tcl_jax import provenance
 from tcl_jax.report.pages import item, table
+from tcl_jax.simulation import IF
 from tcl_jax.terminal import reported_at_exit
 
 RUNS, TRAINED = ROOT / "runs" / "fashion_mnist", ROOT / "results" / "fashion_mnist"
@@ -49,7 +50,7 @@ class Experiment:
         """What each of the two records is called, and the command that makes it."""
         run = f"runs/fashion_mnist/{self.run}"
         where = (run, "--snn", SNN, "--output", f"{run}/adaptive")
-        size = ("--timesteps", str(self.timesteps), "--v0", str(self.v0), "--images")
+        size = ("--timesteps", str(self.timesteps), "--neurons", str(IF(v0=self.v0)), "--images")
         held = ("--calibration-images", str(self.calibration_images), "--max-loss", "0.1")
         adaptive, energy = (str(self.images), "--adaptive", *held), (str(self.energy_images),)
         yield "adaptive", Command("simulate.py", (*where, *size, *adaptive))

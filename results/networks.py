@@ -34,7 +34,7 @@ from tcl_jax.conversion import (  # noqa: E402
     calibrate,
     evaluate,
     fold,
-    method,
+    norm_method,
     normalise,
     trace,
     with_norms,
@@ -124,7 +124,7 @@ def _network(name: str, shape: tuple[int, int, int]) -> tuple[Any, Any, jax.Arra
 
 def _convert(model: Any, variables: Any, x: jax.Array) -> Any:
     folded = fold(trace(lambda x: model.apply(variables, x), x))
-    return normalise(with_norms(folded, calibrate(folded, method("tcl"), lambda: [x])))
+    return normalise(with_norms(folded, calibrate(folded, norm_method("tcl"), lambda: [x])))
 
 
 def _conversion(name: str) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _mean_logits(graph: Any, x: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
     for t in range(LATENCIES[0], LATENCIES[-1] + 1, LATENCIES[0]):
         state = advance(graph, state, constant)
         if t in LATENCIES:
-            charge = state.membrane["output"] + state.counts
+            charge = state.output.membrane + state.output.counts
             yield t, np.asarray(charge * graph.output.op.unit) / t
 
 

@@ -16,8 +16,9 @@ import simulate  # noqa: E402
 import train  # noqa: E402
 from tcl_jax import provenance  # noqa: E402
 from tcl_jax.cli import check_options  # noqa: E402
-from tcl_jax.conversion import method  # noqa: E402
+from tcl_jax.conversion import norm_method  # noqa: E402
 from tcl_jax.graph import artifact as artifacts  # noqa: E402
+from tcl_jax.simulation import adaptive_of_run, of_run  # noqa: E402
 from tcl_jax.training import CONFIG, presets  # noqa: E402
 from tcl_jax.training import config as configs  # noqa: E402
 from tcl_jax.training.log import METRICS, read  # noqa: E402
@@ -60,7 +61,7 @@ def untrained(command: Command, run: Path) -> str | None:
     if not (run / CONFIG).exists():
         return "not trained"
     name, *options = command.arguments
-    default = train.Options(presets.get(name), Path())
+    default = train.Options(presets.PRESETS.find(name), Path())
     wanted = check_options(train.Options, default, options, prog=command.script).config
     if differ := configs.differences(configs.read(run / CONFIG), wanted):
         return f"trained with other settings ({'; '.join(differ)})"
@@ -74,7 +75,7 @@ def unconverted(command: Command, run: Path, snn: str) -> str | None:
         return "not converted"
     o = check_options(convert.Options, None, command.arguments, prog=command.script)
     settings = provenance.fingerprint(
-        norm=str(method(o.norm)),
+        norm=str(norm_method(o.norm)),
         calibration_images=o.calibration_images,
         verification_images=o.verification_images,
         step=_last_epoch(run)["step"],
@@ -87,18 +88,13 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
     if not (said := load(record)):
         return "not simulated"
     o = check_options(simulate.Options, None, command.arguments, prog=command.script)
-    how: dict[str, Any] = {
-        "timesteps": o.timesteps,
-        "readout": o.readout,
-        "neurons": o.neurons,
-        "delay": o.delay,
-        "images": o.images,
-    }
+    how: dict[str, Any] = {"images": o.images}
     if o.adaptive:
         how |= {"max_loss": o.max_loss, "calibration_images": o.calibration_images}
     else:
-        how |= {"coding": o.coding, "cost": o.cost if o.energy else None}
-    if said.get("settings") != provenance.fingerprint(**how):
+        how["cost"] = o.cost if o.energy else None
+    of = adaptive_of_run if o.adaptive else of_run
+    if said.get("settings") != of.of_settings(o.timesteps, o.settings(), **how):
         return _older("simulated", said)
     if said["snn_fingerprint"] != about(snn).get("fingerprint"):
         return "simulated on another network than the one that is there"

@@ -5,29 +5,31 @@ of operations gives the same spikes.  `python tests/golden.py` writes the record
 a network that is new or has changed, never for a simulator that has.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import toys
 from networks import LAM_OUT, Dyadic, images, network
 
 from tcl_jax.conversion import evaluate, fold, load, normalise, trace, with_norms
-from tcl_jax.simulation import Coding, Neurons, State, classify, run
+from tcl_jax.simulation import IF, Poisson, Rate, Simulation, State, run
 
 FOLDER = Path(__file__).parent / "golden"
 TIMESTEPS = 24
 
 SIMULATIONS = {
-    "chain": (5, Neurons(), Coding()),
-    "residual": (4, Neurons(v0=0.5), Coding()),
-    "depthwise": (4, Neurons(leak=0.5), Coding()),
-    "branches": (6, Neurons(reset="zero", floor=0.5), Coding()),
-    "layouts": (11, Neurons(refractory=1), Coding("rate")),
-    "stack": (8, Neurons(v0=0.25), Coding("poisson", seed=3)),
+    "chain": (5, Simulation()),
+    "residual": (4, Simulation(IF(v0=0.5))),
+    "depthwise": (4, Simulation(IF(leak=0.5))),
+    "branches": (6, Simulation(IF(reset="zero", floor=0.5))),
+    "layouts": (11, Simulation(IF(refractory=1), Rate())),
+    "stack": (8, Simulation(IF(v0=0.25), Poisson(), seed=3)),
 }
-"""By network: the seed of its numbers, one for which all layers are busy, its neurons, and how
-images are fed."""
+"""By network: the seed of its numbers, one for which all layers are busy, and how it is
+simulated."""
 
 
 SAVED = FOLDER / "saved"
@@ -36,7 +38,7 @@ SAVED = FOLDER / "saved"
 
 def measured(name: str, saved: bool = False) -> dict[str, np.ndarray]:
     """What a network, converted now or then, does with three images: logits, spikes, classes."""
-    seed, neurons, coding = SIMULATIONS[name]
+    seed, settings = SIMULATIONS[name]
     with jax.enable_x64(True):
         x = jnp.asarray(images(3))
         if saved:
@@ -47,10 +49,11 @@ def measured(name: str, saved: bool = False) -> dict[str, np.ndarray]:
 
         def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
             fired = {f"spikes_{i}": spikes[n.name] > 0 for i, n in enumerate(graph.spiking)}
-            classes = {f"by_{how}": classify(graph, state, how) for how in ("spikes", "membrane")}
-            return fired | classes
+            classes = every.classes(state.output, graph.output.op)
+            return fired | {f"by_{how}": classes[how] for how in ("spikes", "membrane")}
 
-        found = run(graph, x, TIMESTEPS, observe, neurons=neurons, coding=coding)[1]
+        every = toys.Every()
+        found = run(graph, x, TIMESTEPS, observe, replace(settings, readout=every))[1]
         return {"logits": np.asarray(evaluate(graph, x)), **jax.tree.map(np.asarray, found)}
 
 

@@ -11,7 +11,7 @@ from cli import succeed
 from cli import trained as trained
 
 from tcl_jax import InputError, clip, cluster, convert
-from tcl_jax.simulation import Neurons, simulate
+from tcl_jax.simulation import IF, Membrane, Simulation, simulate
 from tcl_jax.simulation.adaptive import Record, calibrate, decide, read, record
 
 T = 30
@@ -42,10 +42,10 @@ def _batches(x, labels, size):
 
 
 SETTINGS = {
-    "as it is": {},
-    "by membrane": {"readout": "membrane"},
-    "delayed": {"delay": 5},
-    "other neurons": {"neurons": Neurons(v0=0.5, refractory=1)},
+    "as it is": Simulation(),
+    "by membrane": Simulation(readout=Membrane()),
+    "delayed": Simulation(delay=5),
+    "other neurons": Simulation(IF(v0=0.5, refractory=1)),
 }
 
 
@@ -54,20 +54,20 @@ SETTINGS = {
 def test_decisions_are_those_of_the_whole_simulation(network, name, slots, chunk):
     graph, x, labels = network
     how = SETTINGS[name]
-    full = record(graph, _batches(x, labels, 8), T, **how)
+    full = record(graph, _batches(x, labels, 8), T, how)
     assert full.labels.tolist() == labels.tolist()
     bound = float(np.quantile(full.margins[np.isfinite(full.margins)], 0.6))
     expected = full.stopped(bound)
     assert len(set(expected.steps.tolist())) > 3 and expected.steps.max() == T, "no test"
     told = []
     found = decide(
-        graph, _batches(x, labels, 7), bound, T, slots=slots, chunk=chunk, done=told.append, **how
+        graph, _batches(x, labels, 7), bound, T, how, slots=slots, chunk=chunk, done=told.append
     )
     np.testing.assert_array_equal(found.steps, expected.steps)
     np.testing.assert_array_equal(found.classes, expected.classes)
     np.testing.assert_array_equal(found.labels, labels)
     assert sum(told) == len(x)
-    assert found.steps.min() > how.get("delay", 0)
+    assert found.steps.min() > how.delay
 
 
 def test_slots_over_devices(network):
@@ -91,12 +91,15 @@ def test_margins_are_of_charges(network):
     full = record(graph, _batches(x, labels, 23), T)
     for t in (1, 7, T):
         state = simulate(graph, jnp.asarray(x), t)
-        charge = np.asarray(state.counts + state.membrane["output"])
+        charge = np.asarray(state.output.counts + state.output.membrane)
         for i in range(len(x)):
             own = full.classes[t - 1, i]
             margin = charge[i, own] - np.delete(charge[i], own).max()
             assert full.margins[t - 1, i] == margin
-        by_charge, margin = read(graph, state, "membrane")
+        summed = Simulation(readout=Membrane())
+        state = simulate(graph, jnp.asarray(x), t, summed)
+        by_charge, margin = read(graph, state, summed)
+        charge = np.asarray(state.output)
         np.testing.assert_array_equal(by_charge, charge.argmax(-1))
         np.testing.assert_array_equal(margin, np.diff(np.sort(charge, -1)[:, -2:])[:, 0])
 

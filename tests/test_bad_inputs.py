@@ -45,7 +45,7 @@ TRIED = [
     Tried("no preset but options", "train.py --epochs 3", ("name a preset",)),
     Tried("unknown preset, close", "train.py digits-cnt", ("'digits-cnt'", "'digits-cnet'")),
     Tried("unknown preset", "train.py qqq", ("'qqq'", "cifar10-resnet20", "imagenet2012-vgg16")),
-    Tried("unknown network", f"{TRAIN} --model.name cnt", ("'cnt'", "'cnet'", "vgg16")),
+    Tried("unknown network", f"{TRAIN} --model.name cnt", ("'cnt'", "'cnet'")),
     Tried("unknown data set", f"{TRAIN} --data.name digit", ("'digit'", "digits", "cifar10")),
     Tried("unknown option", f"{TRAIN} --optm.lr 1", ("--optm.lr", "did you mean --optim.lr?")),
     Tried("unknown option =", "simulate.py {run} --timestep=3", ("--timestep=3", "--timesteps?")),
@@ -113,7 +113,7 @@ TRIED = [
     Tried("convert what is no run", "convert.py {empty}", ("{empty} is not a run", "train.py")),
     Tried("convert a file", "convert.py {file}", ("{file} is not a run",)),
     Tried("convert untrained", "convert.py {untrained}", ("{untrained} has no checkpoints",)),
-    Tried("unknown norm", "convert.py {run} --norm mean", ("'mean'", "tcl, max, percentile:P")),
+    Tried("unknown norm", "convert.py {run} --norm mean", ("'mean'", "percentile:PERCENT", "tcl")),
     Tried("percentile of 0", "convert.py {run} --norm percentile:0", ("percentile:99.9",)),
     Tried("norm tcl without λ", "convert.py {plain} --norm tcl", ("no trained λ", "--norm max")),
     Tried("over the checkpoints", "convert.py {run} --snn checkpoints", ("'checkpoints' cannot",)),
@@ -137,13 +137,17 @@ TRIED = [
     Tried("simulate unconverted", "simulate.py {run} --snn none", ("{run}/none", "convert.py")),
     Tried("no time steps", "simulate.py {run} --timesteps 0", ("at least 1, got 0",)),
     Tried("time reversed", "simulate.py {run} --timesteps -3", ("at least 1, got -3",)),
-    Tried("start above θ", "simulate.py {run} --v0 2", ("error: --v0 must be in [0, 1), got 2",)),
-    Tried("a leak of all", "simulate.py {run} --leak 1", ("--leak must be in [0, 1), got 1",)),
-    Tried("a coding unknown", "simulate.py {run} --coding x", ("--coding must be one of",)),
+    Tried(
+        "start above θ", "simulate.py {run} --neurons if:v0=2", ("if:v0=2", "v0 must be in [0, 1)")
+    ),
+    Tried(
+        "a leak of all", "simulate.py {run} --neurons if:leak=1", ("leak must be in [0, 1), got 1",)
+    ),
+    Tried("a coding unknown", "simulate.py {run} --coding x", ("unknown coding 'x'", "poisson")),
     Tried("a late count", "simulate.py {run} --delay 100", ("--delay must be in [0, 100)",)),
     Tried("no images", "simulate.py {run} --images 0", ("--images", "at least 1")),
     Tried("no batch", "simulate.py {run} --batch-size 0", ("--batch-size", "at least 1")),
-    Tried("unknown readout", "simulate.py {run} --readout rate", ("spikes, membrane", "'rate'")),
+    Tried("unknown readout", "simulate.py {run} --readout rate", ("spikes; membrane", "'rate'")),
     Tried("adaptive, of spikes", f"{ADAPTIVE} --coding rate", ("leave --coding analog",)),
     Tried(
         "a loss below 0",
@@ -376,7 +380,7 @@ def test_help(command):
         "train": ["presets:", "digits-cnet", "cifar10-vgg16", "train.py PRESET --help"],
         "train digits-cnet": ["--resume", "--optim.alpha FLOAT", "(default: 0.05)", "--epochs INT"],
         "convert": ["RUN", "--norm STR", "percentile:99.9", "--checkpoint {last,best}"],
-        "simulate": ["RUN", "--timesteps INT", "--readout {spikes,membrane}", "--v0 FLOAT"],
+        "simulate": ["RUN", "--timesteps INT", "--readout STR", "if[:v0=0,"],
     }
     for words in expected[command]:
         assert words in done.out

@@ -8,7 +8,7 @@ import pytest
 from tcl_jax import clip, convert, simulation
 from tcl_jax.conversion import evaluate
 from tcl_jax.promotion import implicit
-from tcl_jax.simulation import Coding, Neurons
+from tcl_jax.simulation import IF, Poisson, Simulation
 
 T = 7
 
@@ -31,14 +31,18 @@ def _batches(x):
     return [{"image": x, "label": jnp.zeros(len(x), int), "mask": jnp.ones(len(x), bool)}]
 
 
+def _counts(state, _):
+    return state.output.counts
+
+
 CALLS = {
-    "simulate": lambda g, x, **how: simulation.simulate(g, x, T, **how),
-    "run": lambda g, x, **how: simulation.run(g, x, T, lambda state, _: state.counts, **how),
-    "latency_curve": lambda g, x, **how: simulation.latency_curve(g, _batches(x), T, **how),
-    "measure": lambda g, x, **how: simulation.measure(g, _batches(x), T, **how)[0],
-    "spike_trains": lambda g, x, **how: simulation.spike_trains(g, x, T, **how),
-    "record": lambda g, x, **how: simulation.record(g, _batches(x), T, **how).margins,
-    "decide": lambda g, x, **how: simulation.decide(g, _batches(x), 1.0, T, slots=2, **how).steps,
+    "simulate": lambda g, x, *how: simulation.simulate(g, x, T, *how),
+    "run": lambda g, x, *how: simulation.run(g, x, T, _counts, *how),
+    "latency_curve": lambda g, x, *how: simulation.latency_curve(g, _batches(x), T, *how),
+    "measure": lambda g, x, *how: simulation.measure(g, _batches(x), T, *how)[0],
+    "spike_trains": lambda g, x, *how: simulation.spike_trains(g, x, T, *how),
+    "record": lambda g, x, *how: simulation.record(g, _batches(x), T, *how).margins,
+    "decide": lambda g, x, *how: simulation.decide(g, _batches(x), 1.0, T, *how, slots=2).steps,
 }
 
 
@@ -57,35 +61,35 @@ def test_a_call_of_the_same_shapes_compiles_nothing(name, nets, compilations):
 def test_other_numbers_compile_nothing(name, nets, compilations):
     graph, _, x = nets
     kinds = [
-        {"neurons": Neurons()},
-        {"neurons": Neurons(v0=0.5)},
-        {"neurons": Neurons(v0=0, leak=0.25)},
-        {"neurons": Neurons(v0=np.float32(0.25), leak=0.5)},
+        Simulation(),
+        Simulation(IF(v0=0.5)),
+        Simulation(IF(v0=0, leak=0.25)),
+        Simulation(IF(v0=np.float32(0.25), leak=0.5)),
+        Simulation(delay=2),
+        Simulation(delay=5),
     ]
-    if name != "spike_trains":
-        kinds += [{"delay": 2}, {"delay": 5}]
-    jax.block_until_ready(CALLS[name](graph, x, **kinds[0]))
+    jax.block_until_ready(CALLS[name](graph, x, kinds[0]))
     compilations.clear()
-    found = [np.asarray(jax.tree.leaves(CALLS[name](graph, x, **how))[0]) for how in kinds]
+    found = [np.asarray(jax.tree.leaves(CALLS[name](graph, x, how))[0]) for how in kinds]
     assert not compilations
     assert len({f.tobytes() for f in found}) > 1 or name in ("latency_curve", "measure", "decide")
 
 
 def test_another_floor_compiles_nothing(nets, compilations):
     graph, _, x = nets
-    simulation.simulate(graph, x, T, neurons=Neurons(floor=1))
+    simulation.simulate(graph, x, T, Simulation(IF(floor=1)))
     compilations.clear()
-    simulation.simulate(graph, x, T, neurons=Neurons(floor=0.5))
+    simulation.simulate(graph, x, T, Simulation(IF(floor=0.5)))
     assert not compilations
 
 
 def test_another_seed_compiles_nothing(nets, compilations):
     graph, _, x = nets
-    first = simulation.simulate(graph, x, 50, coding=Coding("poisson"))
+    first = simulation.simulate(graph, x, 50, Simulation(coding=Poisson()))
     compilations.clear()
     for seed in (1, 2**31 - 1):
-        other = simulation.simulate(graph, x, 50, coding=Coding("poisson", seed))
-        assert np.any(np.asarray(other.counts) != np.asarray(first.counts))
+        other = simulation.simulate(graph, x, 50, Simulation(coding=Poisson(), seed=seed))
+        assert np.any(np.asarray(other.output.counts) != np.asarray(first.output.counts))
     assert not compilations
 
 
@@ -96,7 +100,7 @@ def test_what_is_observed_may_change(nets, compilations):
 
     @implicit()
     def observe(state, spikes):
-        return state.membrane["output"] * scale
+        return state.output.membrane * scale
 
     first = simulation.run(graph, x, T, observe)[1]
     scale = 2.0
@@ -104,7 +108,7 @@ def test_what_is_observed_may_change(nets, compilations):
     compilations.clear()
 
     def scaled_by(factor):
-        return simulation.run(graph, x, T, implicit()(lambda s, _: s.membrane["output"] * factor))
+        return simulation.run(graph, x, T, implicit()(lambda s, _: s.output.membrane * factor))
 
     np.testing.assert_array_equal(2 * scaled_by(1.0)[1], scaled_by(2.0)[1])
     simulation.run(other, x, T, observe)
@@ -112,7 +116,7 @@ def test_what_is_observed_may_change(nets, compilations):
     for array in (np.arange(2.0, dtype=np.float32), np.ones(2, np.float32)):
         compilations.clear()
         state, found = scaled_by(jnp.asarray(array))
-        np.testing.assert_array_equal(found[-1], np.asarray(state.membrane["output"]) * array)
+        np.testing.assert_array_equal(found[-1], np.asarray(state.output.membrane) * array)
     assert not compilations, "arrays that are read are arguments"
 
 
@@ -123,15 +127,15 @@ def test_what_is_called_back_may_change(nets):
 
     def told(word):
         def observe(state, spikes):
-            jax.debug.callback(lambda c: seen.append((word, float(c))), state.counts.sum())
+            jax.debug.callback(lambda c: seen.append((word, float(c))), state.output.counts.sum())
 
         simulation.run(graph, x, T, observe)
         jax.effects_barrier()
 
     def scaled(by):
         def observe(state, spikes):
-            like = jax.ShapeDtypeStruct(state.counts.shape, state.counts.dtype)
-            return jax.pure_callback(lambda c: np.asarray(c) * by, like, state.counts)
+            like = jax.ShapeDtypeStruct(state.output.counts.shape, state.output.counts.dtype)
+            return jax.pure_callback(lambda c: np.asarray(c) * by, like, state.output.counts)
 
         return simulation.run(graph, x, T, observe)[1]
 
@@ -143,10 +147,10 @@ def test_what_is_called_back_may_change(nets):
 
 def test_a_simulation_is_part_of_the_caller_s_program(nets):
     graph, _, x = nets
-    alone = simulation.run(graph, x, T, lambda s, _: s.counts)[1]
+    alone = simulation.run(graph, x, T, lambda s, _: s.output.counts)[1]
 
     def scaled(x, by):
-        return simulation.run(graph, x, T, lambda s, _: s.counts * by)[1]
+        return simulation.run(graph, x, T, lambda s, _: s.output.counts * by)[1]
 
     factors = jnp.asarray([1.0, 3.0])
     np.testing.assert_array_equal(jax.jit(scaled)(x, 3.0), 3 * alone)
@@ -160,9 +164,9 @@ def test_a_simulation_is_part_of_the_caller_s_program(nets):
 def test_many_initial_potentials_at_once(nets):
     graph, _, x = nets
     values = jnp.asarray([0.0, 0.25, 0.5])
-    found = jax.vmap(lambda v0: simulation.simulate(graph, x, T, neurons=Neurons(v0=v0)))(values)
+    found = jax.vmap(lambda v0: simulation.simulate(graph, x, T, Simulation(IF(v0=v0))))(values)
     for i, v0 in enumerate(values.tolist()):
-        alone = simulation.simulate(graph, x, T, neurons=Neurons(v0=v0))
+        alone = simulation.simulate(graph, x, T, Simulation(IF(v0=v0)))
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
             np.testing.assert_array_equal(a[i], b)
 

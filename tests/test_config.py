@@ -66,22 +66,22 @@ def test_differences_are_all_differences(a, b):
 
 
 def test_differences_name_both_values():
-    a = presets.get("digits-cnet")
+    a = presets.PRESETS.find("digits-cnet")
     b = dataclasses.replace(a, epochs=3, model=dataclasses.replace(a.model, lam=2.0))
     assert config.differences(a, b) == ["model.lam: 4.0 ≠ 2.0", "epochs: 40 ≠ 3"]
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_can_be_written_and_read(name, tmp_path):
-    config.write(presets.get(name), tmp_path / "config.json")
+    config.write(presets.PRESETS.find(name), tmp_path / "config.json")
     assert config.read(tmp_path / "config.json") == presets.PRESETS[name]
-    network = presets.get(name).model.name.removesuffix("_imagenet")
-    assert name.startswith(f"{presets.get(name).data.name}-{network}")
+    network = presets.PRESETS.find(name).model.name.removesuffix("_imagenet")
+    assert name.startswith(f"{presets.PRESETS.find(name).data.name}-{network}")
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_networks_of_presets_exist_and_take_their_images(name):
-    found = presets.get(name)
+    found = presets.PRESETS.find(name)
     sides = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "imagenet2012": 224}
     side = found.data.pad_to or found.data.image_size or sides[found.data.name]
     models.create(found.model.name, image_shape=(side, side, 3), num_classes=10)
@@ -101,13 +101,13 @@ def test_networks_of_presets_exist_and_take_their_images(name):
     ],
 )
 def test_presets_are_the_papers(name, epochs, lr, alpha, milestones):
-    found = presets.get(name)
+    found = presets.PRESETS.find(name)
     assert (found.epochs, found.model.lam, found.model.tcl) == (epochs, 4.0, True)
     assert found.optim == OptimConfig(lr, 0.9, alpha, found.optim.weight_decay, milestones)
 
 
 def _with(change: dict) -> dict:
-    tree = dataclasses.asdict(presets.get("digits-cnet"))
+    tree = dataclasses.asdict(presets.PRESETS.find("digits-cnet"))
     for key, value in change.items():
         section, _, name = key.rpartition(".")
         (tree[section] if section else tree)[name] = value

@@ -15,7 +15,7 @@ from tcl_jax.conversion import (
     calibrate,
     evaluate,
     fold,
-    method,
+    norm_method,
     normalise,
     trace,
     with_norms,
@@ -92,7 +92,7 @@ def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng)
     times = (100, 1000)
 
     def mean_logits(state, _):
-        return state.membrane["output"] + state.counts
+        return state.output.membrane + state.output.counts
 
     def simulate(graph, x):
         return simulation.run(graph, x, times[-1], mean_logits)[1]
@@ -349,7 +349,7 @@ def test_convert_is_its_four_steps(rng):
 
     batches = [_kernel(rng, 4, 5), _kernel(rng, 4, 5)]
     folded = fold(trace(lambda x: network(weights, x), batches[0]))
-    norms = calibrate(folded, method("percentile:90"), lambda: batches)
+    norms = calibrate(folded, norm_method("percentile:90"), lambda: batches)
     expected = normalise(with_norms(folded, norms))
     # An iterator, which can be read only once.
     found = convert(network, weights, iter(batches), norm="percentile:90")

@@ -40,7 +40,13 @@ def _load_and_count(data_dir: Path, raw_dir: Path | None = None) -> int:
 
 
 def test_names_are_loadable_names() -> None:
-    assert data.names() == ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet2012")
+    assert tuple(data.DATASETS) == (
+        "digits",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "imagenet2012",
+    )
 
 
 def test_digits_are_the_published_ones() -> None:
@@ -95,7 +101,7 @@ def test_padding_is_centred_and_zero(side: int) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("fashion-mnist", {}, "did you mean fashion_mnist.*digits, fashion_mnist, cifar10"),
+        ("fashion-mnist", {}, "unknown data set .*: did you mean 'fashion_mnist'"),
         ("zzz", {}, "choose from digits"),
         ("digits", {"pad_to": 7}, "pad_to=7 is smaller"),
         ("digits", {"image_size": 32}, "give pad_to instead"),
@@ -148,10 +154,10 @@ def test_a_system_package_comes_after_raw_dir(
 ) -> None:
     _write_idx(tmp_path / "system", images=4)
     _write_idx(tmp_path / "raw", images=5)
-    spec = sources._SPECS["fashion_mnist"]
+    spec = sources.DATASETS["fashion_mnist"]
     assert spec.files is not None
     files = replace(spec.files, system_folder=tmp_path / "system")
-    monkeypatch.setitem(sources._SPECS, "fashion_mnist", replace(spec, files=files))
+    monkeypatch.setitem(sources.DATASETS, "fashion_mnist", replace(spec, files=files))
     assert _load_and_count(tmp_path / "a") == 4
     assert _load_and_count(tmp_path / "b", tmp_path / "raw") == 5
 
@@ -179,7 +185,7 @@ def test_unreadable_prepared_data_is_named(tmp_path: Path, content: str, said: s
 
 def test_a_race_for_the_prepared_folder_is_no_error(tmp_path: Path) -> None:
     _write_idx(tmp_path / "raw")
-    spec = sources._SPECS["fashion_mnist"]
+    spec = sources.DATASETS["fashion_mnist"]
     assert spec.files is not None
     found = spec.files.find(tmp_path / "raw")
 
@@ -224,10 +230,10 @@ def _served(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{p}-{k}-ubyte" for p in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
     urls = {name: f"{server}/{name}" for name in names}
     monkeypatch.setattr(sources, "official_urls", lambda name: urls)
-    spec = sources._SPECS["fashion_mnist"]
+    spec = sources.DATASETS["fashion_mnist"]
     assert spec.files is not None
     files = replace(spec.files, system_folder=None)
-    monkeypatch.setitem(sources._SPECS, "fashion_mnist", replace(spec, files=files))
+    monkeypatch.setitem(sources.DATASETS, "fashion_mnist", replace(spec, files=files))
 
 
 @pytest.mark.usefixtures("_served")

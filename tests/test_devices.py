@@ -29,7 +29,7 @@ def test_four_devices_train_as_one_does():
 
     Batch norm is over the whole batch: statistics of each device's part would show here.
     """
-    preset, dataset = presets.get("digits-cnet"), data.load("digits")
+    preset, dataset = presets.PRESETS.find("digits-cnet"), data.load("digits")
     four = cluster.data_mesh()
     one = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
     model = build_model(preset, dataset.info)

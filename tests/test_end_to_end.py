@@ -210,8 +210,8 @@ def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     before = (folder / "curve.csv").read_text()
     settings = {
         "membrane": ["--readout", "membrane"],
-        "half": ["--v0", "0.5"],
-        "other": ["--coding", "poisson", "--seed", 3, "--reset", "zero", "--delay", 2],
+        "half": ["--neurons", "if:v0=0.5"],
+        "other": ["--coding", "poisson", "--seed", 3, "--neurons", "if:reset=zero", "--delay", 2],
     }
     for name, options in settings.items():
         succeed("simulate", folder, "--timesteps", 10, "--output", tmp_path / name, *options)

@@ -159,7 +159,7 @@ def test_analog_operations_are_summed_before_they_are_handed_on(network):
 @pytest.mark.parametrize("coding", ["analog", "rate"])
 def test_operations_are_those_of_every_single_spike(network, coding):
     graph, x = network
-    timesteps, coded = 9, simulation.Coding(coding)
+    timesteps, how = 9, simulation.Simulation(coding=simulation.CODINGS.read(coding))
     mask = np.arange(8) < 6
     padded = jnp.concatenate([x, 5 * x[:2]])
     labels = jnp.zeros(8, jnp.int32)
@@ -171,18 +171,15 @@ def test_operations_are_those_of_every_single_spike(network, coding):
         }
         for i in (0, 4)
     ]
-    curve, activity = energy.measure(graph, batches, timesteps, coding=coded)
-    np.testing.assert_array_equal(
-        curve, simulation.latency_curve(graph, batches, timesteps, coding=coded)
-    )
+    curve, activity = energy.measure(graph, batches, timesteps, how)
+    np.testing.assert_array_equal(curve, simulation.latency_curve(graph, batches, timesteps, how))
     fan_out = _expected(graph) | {"output": np.zeros(5, int)}
     trains = {
-        n: np.asarray(v)
-        for n, v in simulation.spike_trains(graph, x, timesteps, coding=coded).items()
+        n: np.asarray(v) for n, v in simulation.spike_trains(graph, x, timesteps, how).items()
     }
     if coding == "rate":
         steps = range(1, timesteps + 1)
-        trains["input"] = np.stack([simulation.encode(coded, x, t) for t in steps])
+        trains["input"] = np.stack([how.coding.encode(x, t, jax.random.key(0)) for t in steps])
         fan_out["input"] = _same(6, 2, 3)
     assert activity.images == 6 and {layer.name for layer in activity.layers} == set(trains)
     total = np.zeros(timesteps)
@@ -250,7 +247,7 @@ def test_an_integer_network_has_the_operations_of_the_float_one(rng):
 
 def test_counts_beyond_32_bits_are_exact_or_refused():
     fan_out = energy.FanOut(jnp.zeros(4, jnp.int32), (2**40 + 1,))
-    counted = energy._by_fan_out(fan_out, jnp.ones((3, 4)), jnp.array([True, False, True]))
+    counted = energy._by_fan_out(fan_out, jnp.ones((3, 4), bool), jnp.array([True, False, True]))
     assert (np.asarray(counted, np.int64) @ np.asarray(fan_out.values)) == 8 * (2**40 + 1)
     side = 46341  # its square is beyond 2³¹
     graph = convert(
@@ -259,12 +256,9 @@ def test_counts_beyond_32_bits_are_exact_or_refused():
     batch = jax.eval_shape(lambda: jnp.zeros((side, side)))
     mask = jax.eval_shape(lambda: jnp.zeros(side, bool))
     labels = jax.eval_shape(lambda: jnp.zeros(side, jnp.int32))
-    how = {"timesteps": 1, "readout": "spikes", "neurons": simulation.Neurons()}
     with pytest.raises(InputError, match="--batch-size 46340 or less"):
-        energy._of_batch.lower(
-            graph, energy.fan_outs(graph), batch, labels, mask,
-            **how, coding=simulation.Coding(), delay=0,
-        )  # fmt: skip
+        how = simulation.Simulation()
+        energy._of_batch.lower(graph, energy.fan_outs(graph), batch, labels, mask, 1, how)
 
 
 def test_the_constants_are_horowitz_s():

@@ -18,7 +18,7 @@ REPOSITORY = PACKAGE.parent
 
 FLOORS = (
     "errors",
-    "progress promotion provenance record",
+    "progress promotion provenance record registry",
     "clipping cluster pixels",
     "data graph models",
     "simulation tracing",

@@ -159,7 +159,8 @@ def test_logits_are_nearly_those_of_the_float_network(name, rng, randomised):
     for key, network in {"float": graph, "int": simulation.quantise(graph, x)}.items():
         state = jax.jit(simulation.simulate, static_argnums=2)(simulation.lower(network), x, 100)
         out = network.output
-        total = np.asarray(state.membrane[out.name]) + np.asarray(state.counts * out.op.threshold)
+        held, counts = state.output
+        total = np.asarray(held) + np.asarray(counts * out.op.threshold)
         logits[key] = total * np.asarray(out.op.unit)
     error = np.abs(logits["int"] - logits["float"]).max() / np.abs(logits["float"]).max()
     assert 0 < error < 0.1
@@ -175,8 +176,8 @@ def test_a_pool_beside_neurons_is_counted_in_common_units(rng):
         return jnp.sum(both @ w, (1, 2))
 
     graph = convert(network, w, x)
-    found = simulation.simulate(simulation.quantise(graph, x), x, 200).counts
-    expected = simulation.simulate(graph, x, 200).counts
+    found = simulation.simulate(simulation.quantise(graph, x), x, 200).output.counts
+    expected = simulation.simulate(graph, x, 200).output.counts
     np.testing.assert_allclose(found, expected, atol=0.02 * 200)
     assert np.max(expected) > 100
 
@@ -243,7 +244,7 @@ def test_a_gpu_and_a_tpu_are_given_the_same_spikes(weights, images):
     graph = simulation.quantise(convert(_network, weights, images), images)
 
     def counts(graph, x):
-        return simulation.simulate(graph, x, LATENCY).counts
+        return simulation.simulate(graph, x, LATENCY).output.counts
 
     expected = counts(graph, images)
     for platform in ("cuda", "tpu"):
@@ -264,12 +265,10 @@ def test_devices_and_batches_do_not_matter(weights, images):
     )
     lowered = simulate(simulation.lower(graph, "cpu"), images, LATENCY)
     single = [simulate(graph, x[None], LATENCY) for x in images]
-    for name, potential in whole.membrane.items():
-        alone = np.concatenate([state.membrane[name] for state in single])
-        np.testing.assert_array_equal(potential, alone)
-        np.testing.assert_array_equal(potential, spread.membrane[name])
-        np.testing.assert_array_equal(potential, lowered.membrane[name])
-        assert potential.dtype == jnp.int32
+    alone = jax.tree.map(lambda *states: np.concatenate(states), *single)
+    for other in (alone, spread, lowered):
+        jax.tree.map(np.testing.assert_array_equal, whole, other)
+    assert {potential.dtype for potential in jax.tree.leaves(whole)} == {np.dtype("int32")}
 
 
 def test_an_integer_network_is_saved_and_loaded(tmp_path, weights, images):
@@ -283,17 +282,20 @@ def test_an_integer_network_is_saved_and_loaded(tmp_path, weights, images):
 
 def test_initial_potential_floor_and_membrane_readout_are_whole(weights, images):
     graph = simulation.quantise(convert(_network, weights, images), images)
-    neurons = simulation.Neurons(v0=0.5, floor=1.0)
-    state = simulation.init_state(graph, 1, neurons)
+    how = simulation.Simulation(simulation.IF(v0=0.5, floor=1.0))
+    state = simulation.init_state(graph, 1, how)
     first = graph.neurons[0]
     np.testing.assert_array_equal(
-        state.membrane[first.name][0, 0, 0], np.rint(first.op.threshold / 2)
+        state.neurons[first.name][0, 0, 0], np.rint(first.op.threshold / 2)
     )
-    state = simulation.simulate(graph, images, LATENCY, neurons=neurons)
+    state = simulation.simulate(graph, images, LATENCY, how)
     for neuron in graph.neurons:
-        assert np.all(np.asarray(state.membrane[neuron.name]) >= -np.asarray(neuron.op.threshold))
-    for readout in ("spikes", "membrane"):
-        assert simulation.classify(graph, state, readout).shape == (8,)
+        assert np.all(np.asarray(state.neurons[neuron.name]) >= -np.asarray(neuron.op.threshold))
+    for readout in (simulation.Spikes(), simulation.Membrane()):
+        how = simulation.Simulation(readout=readout)
+        state = simulation.simulate(graph, images, LATENCY, how)
+        assert simulation.classify(graph, state, how).shape == (8,)
+        assert {kept.dtype for kept in jax.tree.leaves(state.output)} == {np.dtype("int32")}
 
 
 def test_whole_potentials_leak_whole_numbers():
@@ -302,15 +304,15 @@ def test_whole_potentials_leak_whole_numbers():
     graph = simulation.quantise(graph, jnp.ones((1, 1)))
     (name,), threshold = [n.name for n in graph.neurons], int(graph.neurons[0].op.threshold.max())
     x = jnp.asarray([[0.4]])
-    current = simulation.simulate(graph, x, 1).membrane[name].item()
+    current = simulation.simulate(graph, x, 1).neurons[name].item()
     v, counts = 0, 0
     for _ in range(LATENCY):
         v = v - round(0.1 * v) + current
         counts, v = counts + (v >= threshold), v - threshold * (v >= threshold)
-    neurons = simulation.Neurons(leak=0.1)
-    state = simulation.simulate(graph, x, LATENCY, neurons=neurons)
-    assert state.membrane[name].item() == v and 0 < counts < 0.4 * LATENCY
-    fired = simulation.spike_trains(graph, x, LATENCY, neurons=neurons)[name]
+    leaky = simulation.Simulation(simulation.IF(leak=0.1))
+    state = simulation.simulate(graph, x, LATENCY, leaky)
+    assert state.neurons[name].item() == v and 0 < counts < 0.4 * LATENCY
+    fired = simulation.spike_trains(graph, x, LATENCY, leaky)[name]
     assert fired.sum() == counts
 
 
@@ -353,6 +355,8 @@ def test_a_current_that_is_read_twice(rng):
     two, nothing = jnp.full((), 2, jnp.int32), jnp.zeros((), jnp.int32)
     double = g.Node(g.Scale(two, nothing), add.inputs[:1], add.name)
     doubled = g.SpikingGraph(tuple(double if n is add else n for n in graph.nodes))
-    counts = [np.asarray(simulation.simulate(n, x, LATENCY).counts) for n in (graph, doubled)]
+    counts = [
+        np.asarray(simulation.simulate(n, x, LATENCY).output.counts) for n in (graph, doubled)
+    ]
     assert counts[0].any()
     np.testing.assert_array_equal(*counts)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
+import wiring
 from networks import (
     LAM_OUT,
     NETWORKS,
@@ -27,6 +29,7 @@ from networks import (
 )
 
 from tcl_jax import graph as g
+from tcl_jax.calibration import NORMS as KNOWN_NORMS
 from tcl_jax.conversion import (
     Artifact,
     SpikingGraph,
@@ -34,21 +37,36 @@ from tcl_jax.conversion import (
     evaluate,
     fold,
     load,
-    method,
+    norm_method,
     normalise,
     save,
     trace,
     with_norms,
 )
 from tcl_jax.promotion import implicit
-from tcl_jax.simulation import Coding, Neurons, State, classify, run, simulate, spike_trains
+from tcl_jax.simulation import (
+    CODINGS as KNOWN_CODINGS,
+)
+from tcl_jax.simulation import (
+    NEURONS as KNOWN_NEURONS,
+)
+from tcl_jax.simulation import (
+    READOUTS,
+    Simulation,
+    State,
+    run,
+    simulate,
+    spike_trains,
+)
+from tcl_jax.tracing.rules import RULES
 
 TIMESTEPS = 16
 CALIBRATING = images(6, seed=1)
 
 
 @pytest.fixture(autouse=True)
-def _float64():
+def _float64(monkeypatch):
+    monkeypatch.setitem(RULES, "rev", toys.flipped)
     with jax.enable_x64(True):
         yield
 
@@ -79,6 +97,7 @@ OPERATIONS: dict[str, tuple[type[g.Node], Callable[[jax.Array, Layers], jax.Arra
     "concatenated rows": (g.Concat, lambda x, to: jnp.concatenate([x, to.act(to.norm(x))], 1)),
     "padding": (g.Pad, lambda x, to: jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 1)))),
     "slice": (g.Slice, lambda x, to: x[:, 1:, ::2, 1:3]),
+    "flip, a toy": (toys.Flip, lambda x, to: x[:, ::-1, :, ::-1]),
 }
 """By what they are to a user: the kind of node, and the operation on spikes of four channels."""
 
@@ -87,30 +106,28 @@ NORMS = {
     "max/channel": "keeps",
     "percentile:90": "clips",
     "percentile:90/channel": "clips",
-    "spike_norm": "clips",
-    "spike_norm:0.5": "clips",
-    "spike_norm/channel": "clips",
+    "spike_norm:timesteps=9": "clips",
+    "spike_norm:0.5,timesteps=9": "clips",
+    "spike_norm:timesteps=9/channel": "clips",
     "model_based": "keeps",
     "model_based/channel": "keeps",
+    "part_of_max": "clips",
+    "part_of_max:0.5/channel": "clips",
 }
 """Norms from data, and whether the largest activation lies within their λ."""
 
 NEURONS = {
-    "integrate and fire": (Neurons(), Neurons(v0=0.5)),
-    "leaky": (Neurons(leak=0.25), Neurons(leak=0.5, v0=0.25)),
-    "reset to zero": (Neurons(reset="zero"), Neurons(reset="zero", v0=0.5)),
-    "refractory": (Neurons(refractory=2), Neurons(refractory=2, v0=0.5)),
-    "with a floor": (Neurons(floor=0.25), Neurons(floor=1.0)),
+    "integrate and fire": ("if", "if:v0=0.5"),
+    "leaky": ("if:leak=0.25", "if:leak=0.5,v0=0.25"),
+    "reset to zero": ("if:reset=zero", "if:reset=zero,v0=0.5"),
+    "refractory": ("if:refractory=2", "if:refractory=2,v0=0.5"),
+    "with a floor": ("if:floor=0.25", "if:floor=1"),
+    "bursts": ("burst:2", "burst"),
 }
 """Each with other numbers, for which nothing is compiled again."""
 
-CODINGS = {
-    "analog": (Coding(), Coding()),
-    "rate": (Coding("rate"), Coding("rate")),
-    "poisson": (Coding("poisson"), Coding("poisson", seed=7)),
-}
-
-READOUTS = ("spikes", "membrane")
+CODINGS = {"analog": ("analog",) * 2, "rate": ("rate",) * 2, "poisson": ("poisson",) * 2}
+CODINGS |= {"flicker": ("flicker:3", "flicker")}
 
 
 # --- What is converted ----------------------------------------------------------------------
@@ -131,7 +148,7 @@ def _converted(
     function: Callable[[Any], jax.Array], norm: str = "tcl", lam_out: float | None = None
 ) -> Converted:
     traced, folded = _traced(function)
-    norms = calibrate(folded, method(norm), lambda: [jnp.asarray(CALIBRATING)], timesteps=9)
+    norms = calibrate(folded, norm_method(norm), lambda: [jnp.asarray(CALIBRATING)])
     if norm != "tcl":  # a λ that is the largest current is met by it, and rounding decides
         norms = {name: lam * 1.001 for name, lam in norms.items()}
     if lam_out is not None:
@@ -185,7 +202,8 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 def test_every_kind_of_node_has_a_row():
     made_elsewhere = {g.Input, g.Population, g.Output, g.Quantise}
-    assert {kind for kind, _ in OPERATIONS.values()} == {*g.KINDS.values()} - made_elsewhere
+    known = {*wiring.KINDS, toys.Flip}
+    assert {kind for kind, _ in OPERATIONS.values()} == known - made_elsewhere
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -295,10 +313,20 @@ def test_other_weights_are_the_same_program(name, compilations):
     compilations.clear()
     second = simulate(other.one, x, TIMESTEPS)
     assert not compilations
-    assert np.any(np.asarray(first.counts) != np.asarray(second.counts))
+    assert np.any(np.asarray(first.output.counts) != np.asarray(second.output.counts))
 
 
 # --- Laws of neurons, codings and readouts --------------------------------------------------
+
+
+def test_every_method_has_a_row():
+    for known, rows in (
+        (KNOWN_NORMS, ["tcl", *NORMS]),
+        (KNOWN_NEURONS, [text for texts in NEURONS.values() for text in texts]),
+        (KNOWN_CODINGS, [text for texts in CODINGS.values() for text in texts]),
+    ):
+        assert {known.read(text).name for text in rows} == set(known)
+        assert all(known.read(str(known.read(text))) == known.read(text) for text in rows)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -306,23 +334,27 @@ def test_other_weights_are_the_same_program(name, compilations):
 def test_what_is_read_depends_on_neither_lambda_nor_batch(neurons, coding, compilations):
     it = _operation("sum of spikes")
     names = [n.name for n in it.one.spiking]
+    every = READOUTS.read("every")
 
     @jax.jit
-    def simulated(graph: SpikingGraph, x: jax.Array, *settings: Any) -> dict[str, jax.Array]:
+    def simulated(graph: SpikingGraph, x: jax.Array, how: Simulation) -> dict[str, jax.Array]:
         def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            classes = {how: classify(graph, state, how) for how in READOUTS}
+            classes = every.classes(state.output, graph.output.op)
             return {name: spikes[name] > 0 for name in names} | classes
 
-        how, fed = settings
-        return run(graph, x, TIMESTEPS, observe, neurons=how, coding=fed)[1]
+        return run(graph, x, TIMESTEPS, observe, how)[1]
 
-    x, (first, second) = jnp.asarray(it.x), zip(NEURONS[neurons], CODINGS[coding], strict=True)
-    one = jax.device_get(simulated(it.one, x, *first))
+    first, second = (
+        Simulation(KNOWN_NEURONS.read(model), KNOWN_CODINGS.read(code), every, seed=seed)
+        for model, code, seed in zip(NEURONS[neurons], CODINGS[coding], (0, 7), strict=True)
+    )
+    x = jnp.asarray(it.x)
+    one = jax.device_get(simulated(it.one, x, first))
     compilations.clear()
-    other = jax.device_get(simulated(it.one, x, *second))
+    other = jax.device_get(simulated(it.one, x, second))
     assert not compilations, "other numbers are the same program"
-    assert (first == second) == all(np.array_equal(one[name], other[name]) for name in one)
-    large, alone = simulated(it.lam, x, *second), simulated(it.one, x[:1], *second)
+    assert not all(np.array_equal(one[name], other[name]) for name in one)
+    large, alone = simulated(it.lam, x, second), simulated(it.one, x[:1], second)
     for name, values in other.items():
         np.testing.assert_array_equal(large[name], values, err_msg=name)
         np.testing.assert_array_equal(alone[name], values[:, :1], err_msg=name)

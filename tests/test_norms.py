@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcl_jax import InputError, clip
-from tcl_jax.calibration.model_based import model_based
-from tcl_jax.calibration.norms import Method
-from tcl_jax.conversion import calibrate, evaluate, method, trace, with_norms
+from tcl_jax.calibration import Max, ModelBased, Percentile, SpikeNorm, Trained
+from tcl_jax.conversion import calibrate, evaluate, norm_method, trace, with_norms
 from tcl_jax.graph import limit
 from tcl_jax.promotion import implicit
 
@@ -47,7 +46,7 @@ def _batches(x):
 
 def test_max_is_the_largest_activation(weights, x):
     graph = trace(_relu_network(weights), x)
-    found = calibrate(graph, method("max"), _batches(x))
+    found = calibrate(graph, norm_method("max"), _batches(x))
     names = [n.name for n in (*graph.neurons, graph.output)]
     assert found.keys() == set(names)
     # NumPy's products may be summed in another order.
@@ -58,7 +57,7 @@ def test_max_is_the_largest_activation(weights, x):
 @pytest.mark.parametrize("percent", [10, 50, 75, 99.9, 100])
 def test_a_percentile_is_numpy_s(percent, weights, x):
     graph = trace(_relu_network(weights), x)
-    found = calibrate(graph, method(f"percentile:{percent}"), _batches(x))
+    found = calibrate(graph, norm_method(f"percentile:{percent}"), _batches(x))
     *hidden, logits = _activations(weights, x)
     for neurons, a in zip(graph.neurons, hidden, strict=True):
         exact = np.percentile(a, percent, method="inverted_cdf")
@@ -71,7 +70,7 @@ def test_a_percentile_is_numpy_s(percent, weights, x):
 
 def test_percentiles_do_not_depend_on_batches(weights, x):
     graph = trace(_relu_network(weights), x)
-    how = method("percentile:99")
+    how = norm_method("percentile:99")
     whole = calibrate(graph, how, lambda: [jnp.asarray(x)])
     parts = calibrate(graph, how, _batches(x))
     assert whole == pytest.approx(parts, rel=1e-6)
@@ -83,19 +82,19 @@ def test_tcl_is_refused_for_a_bare_relu(weights, x):
         return jax.nn.relu(x @ weights[1]) @ weights[2]
 
     with pytest.raises(InputError, match=r"has no trained λ: convert"):
-        calibrate(trace(network, x), method("tcl"), _batches(x))
+        calibrate(trace(network, x), norm_method("tcl"), _batches(x))
 
 
 def test_tcl_reads_the_output_alone(weights, x):
     graph = trace(lambda x: clip(jax.nn.relu(x @ weights[0]), 1.0) @ weights[1], x)
-    found = calibrate(graph, method("tcl"), _batches(x))
+    found = calibrate(graph, norm_method("tcl"), _batches(x))
     logits = np.clip(x @ weights[0], 0, 1) @ weights[1]
     assert found == {graph.output.name: pytest.approx(logits.max(), rel=1e-5)}
 
 
 def test_no_images_are_refused(weights, x):
     with pytest.raises(InputError, match="no calibration images"):
-        calibrate(trace(_relu_network(weights), x), method("max"), list)
+        calibrate(trace(_relu_network(weights), x), norm_method("max"), list)
 
 
 # --- One a channel --------------------------------------------------------------------------
@@ -120,7 +119,7 @@ def _map_network(w):
 def test_max_of_a_channel(maps):
     x, w, a = maps
     graph = trace(_map_network(w), x)
-    found = calibrate(graph, method("max/channel"), _batches(x))
+    found = calibrate(graph, norm_method("max/channel"), _batches(x))
     expected = a.max((0, 1, 2))
     assert expected[2] == 0
     expected[2] = a.max()
@@ -134,7 +133,7 @@ def test_a_percentile_of_a_channel_is_numpy_s(percent, maps):
     x, w, a = maps
     graph = trace(_map_network(w), x)
     layer, found = (
-        calibrate(graph, method(f"percentile:{percent}{suffix}"), _batches(x))[
+        calibrate(graph, norm_method(f"percentile:{percent}{suffix}"), _batches(x))[
             graph.neurons[0].name
         ]
         for suffix in ("", "/channel")
@@ -159,9 +158,9 @@ def test_model_based_by_hand():
     graph = trace(implicit()(lambda x: jax.nn.relu(jax.nn.relu(x @ w1) @ w2 + b2)), x)
     first, second = (n.name for n in graph.neurons)
     # 1·1 + (-3)·(-1) = 4 and -2·0 + 1·2 = 2; then with 4 for all, or with 4 and 2.
-    layers = calibrate(graph, method("model_based"), lambda: [x])
+    layers = calibrate(graph, norm_method("model_based"), lambda: [x])
     assert (layers[first], layers[second]) == (4.0, max(2 * 4 + 1 * 4 + 0.5, 3 * 4 - 1))
-    channels = calibrate(graph, method("model_based/channel"), lambda: [x])
+    channels = calibrate(graph, norm_method("model_based/channel"), lambda: [x])
     assert channels[first].tolist() == [4.0, 2.0]
     assert channels[second].tolist() == [2 * 4 + 1 * 2 + 0.5, 3 * 2 - 1]
 
@@ -170,7 +169,7 @@ def test_model_based_is_the_paper_s_for_images_from_0_to_1(weights, rng):
     x = rng.uniform(0, 1, (IMAGES, WIDTH)).astype(np.float32)
     x[0], x[-1] = 0, 1
     graph = trace(_relu_network(weights), x)
-    norms = calibrate(graph, method("model_based"), _batches(x))
+    norms = calibrate(graph, norm_method("model_based"), _batches(x))
     bound = 1.0
     for neurons, w in zip(graph.neurons, weights, strict=False):
         bound *= np.maximum(w, 0).sum(0).max()
@@ -217,7 +216,7 @@ def test_no_image_in_range_exceeds_what_weights_allow(norm, seed):
     evaluate(graph, images, lambda name, a: seen.__setitem__(name, np.asarray(a)))
     # Two images tell the range.
     ends = jnp.stack([jnp.broadcast_to(end, size[1:]) for end in (low, high)])
-    norms = model_based(graph, [ends], norm.endswith("/channel"))
+    norms = norm_method(norm).norm_factors(graph, lambda: [ends], {})
     for neurons in graph.neurons:
         # Sums of positive and of negative parts are rounded apart.
         assert np.all(seen[neurons.name] <= norms[neurons.name] * (1 + 1e-5))
@@ -231,7 +230,7 @@ def test_a_bound_beyond_float32_is_refused():
 
     x = jnp.asarray([[0.0], [1.0]])
     with pytest.raises(InputError, match="is beyond float32: the network is too deep"):
-        calibrate(trace(network, x), method("model_based"), lambda: [x])
+        calibrate(trace(network, x), norm_method("model_based"), lambda: [x])
 
 
 # --- Every method ---------------------------------------------------------------------------
@@ -250,7 +249,7 @@ def test_norm_factors_do_not_depend_on_batches(norm, eighths):
 
     graph = trace(network, x)
     whole, parts = (
-        calibrate(graph, method(norm), lambda b=b: b, timesteps=9)
+        calibrate(graph, norm_method(norm), lambda b=b: b)
         for b in ([jnp.asarray(x)], [jnp.asarray(x[:5]), jnp.asarray(x[5:])])
     )
     assert whole.keys() == parts.keys() == {n.name for n in graph.spiking}
@@ -265,7 +264,7 @@ def test_a_trained_clip_stays(lam, norm, eighths):
     lam = np.asarray(lam, np.float32)
     graph = trace(lambda x: clip(jax.nn.relu(x @ w[0]), lam) @ w[1], x)
     (neurons,) = graph.neurons
-    norms = calibrate(graph, method(norm), lambda: [jnp.asarray(x)])
+    norms = calibrate(graph, norm_method(norm), lambda: [jnp.asarray(x)])
     assert np.all(norms[neurons.name] <= lam) and np.any(norms[neurons.name] == lam)
     if norm.startswith(("max", "model_based")):
         logits = np.clip(x @ w[0], 0, lam) @ w[1]
@@ -279,21 +278,22 @@ def test_a_trained_clip_stays(lam, norm, eighths):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("tcl", Method("tcl")),
-        ("max", Method("max")),
-        ("max/channel", Method("max", per_channel=True)),
-        ("percentile:99.9", Method("percentile", percent=99.9)),
-        ("percentile:99.99999", Method("percentile", percent=99.99999)),
-        ("percentile:100/channel", Method("percentile", per_channel=True)),
-        ("spike_norm", Method("spike_norm")),
-        ("spike_norm:0.8", Method("spike_norm", scaling=0.8)),
-        ("spike_norm:0.7/channel", Method("spike_norm", scaling=0.7, per_channel=True)),
-        ("model_based", Method("model_based")),
-        ("model_based/channel", Method("model_based", per_channel=True)),
+        ("tcl", Trained()),
+        ("max", Max()),
+        ("max/channel", Max(channel=True)),
+        ("percentile:99.9", Percentile(99.9)),
+        ("percentile:99.99999", Percentile(99.99999)),
+        ("percentile:100/channel", Percentile(100, channel=True)),
+        ("spike_norm", SpikeNorm()),
+        ("spike_norm:0.8", SpikeNorm(0.8)),
+        ("spike_norm:0.7,images=20/channel", SpikeNorm(0.7, images=20, channel=True)),
+        ("spike_norm:timesteps=50", SpikeNorm(timesteps=50)),
+        ("model_based", ModelBased()),
+        ("model_based/channel", ModelBased(channel=True)),
     ],
 )
 def test_methods_are_read_and_written(text, expected):
-    assert method(text) == expected
+    assert norm_method(text) == expected
     assert str(expected) == text
 
 
@@ -301,29 +301,26 @@ def test_methods_are_read_and_written(text, expected):
     "text, complaint",
     [
         ("", "unknown norm ''"),
-        ("mean", "unknown norm 'mean': the norms are tcl, max, percentile:P"),
+        ("mean", r"unknown norm 'mean': choose from max\[/channel\]; .*; percentile:PERCENT\["),
         ("mean/channel", "unknown norm 'mean'"),
-        ("max:3", "unknown norm 'max:3'"),
-        ("max/layer", "unknown norm 'max/layer'"),
-        ("tcl/channel", "tcl/channel is no norm"),
-        ("percentile", "'percentile' lacks a number: write it as in percentile:99.9"),
-        ("percentile:x", "lacks a number"),
+        ("max:3", r"'max:3': '3' is no option of it; write max\[/channel\]"),
+        ("max/layer", "'/layer' is no suffix of it"),
+        ("max/channel/channel", "'/channel' is no suffix of it"),
+        ("tcl/channel", "'tcl/channel': '/channel' is no suffix of it; write tcl$"),
+        ("percentile", "'percentile': it needs its percent; write percentile:PERCENT"),
+        ("percentile:x", "'percentile:x': its percent is a number, not 'x'"),
         ("percentile:0", "0.0 is no percentile: .* percentile:99.9"),
         ("percentile:101/channel", "101.0 is no percentile"),
         ("percentile:nan", "nan is no percentile"),
-        ("spike_norm:", "'spike_norm:' lacks a number: write it as in spike_norm:0.8"),
+        ("spike_norm:", r"its scaling is a number, not ''; write spike_norm\[:SCALING,timesteps="),
+        ("spike_norm:0.5,0.5", "'0.5' is no option of it"),
+        ("spike_norm:images=2,images=3", "'images=3' is no option of it"),
+        ("spike_norm:images=2.5", "its images is a whole number, not '2.5'"),
         ("spike_norm:0", "0.0 is no scaling"),
         ("spike_norm:1.5", "1.5 is no scaling .* at most 1, as in spike_norm:0.8"),
-        ("model_based:2", "unknown norm 'model_based:2'"),
+        ("model_based:2", "'2' is no option of it"),
     ],
 )
 def test_other_methods_are_refused(text, complaint):
     with pytest.raises(InputError, match=complaint):
-        method(text)
-
-
-def test_a_method_takes_no_other_method_s_number():
-    with pytest.raises(InputError, match="no percentile"):
-        Method("max", percent=50)
-    with pytest.raises(InputError, match="no scaling"):
-        Method("percentile", scaling=0.5)
+        norm_method(text)

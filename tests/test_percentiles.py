@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_jax.conversion import calibrate, method, trace
+from tcl_jax.conversion import calibrate, norm_method, trace
 
 
 def test_zeros_count_among_the_activations():
@@ -17,9 +17,9 @@ def test_zeros_count_among_the_activations():
     graph = trace(jax.nn.relu, x)
     (neurons,) = graph.neurons
     for percent, expected in ((50, 1.0), (75, 4.0), (80, 1.0), (87.5, 1.0), (88, 4.0), (100, 4.0)):
-        assert calibrate(graph, method(f"percentile:{percent}"), lambda: [x])[neurons.name] == (
-            expected
-        )
+        assert calibrate(graph, norm_method(f"percentile:{percent}"), lambda: [x])[
+            neurons.name
+        ] == (expected)
 
 
 # Of any size that float32 has, and many of them alike; subnormal ones are 0 to XLA on a CPU.
@@ -40,7 +40,7 @@ def test_a_percentile_is_an_activation_exactly(rows, percent, per_channel):
     graph = trace(jax.nn.relu, x)
     if x.max() <= 0:
         return
-    how = method(f"percentile:{percent!r}" + "/channel" * per_channel)
+    how = norm_method(f"percentile:{percent!r}" + "/channel" * per_channel)
     (found, _) = calibrate(graph, how, lambda: np.split(x, 3)).values()
 
     def expected(values):
@@ -62,5 +62,5 @@ def test_one_hot_value_moves_a_percentile_as_any_other_would():
     graph = trace(jax.nn.relu, x[:1])
     for hot in (1e6, 1e30):
         x[7, 3] = hot
-        found = calibrate(graph, method("percentile:99.9"), lambda: [x])[graph.neurons[0].name]
+        found = calibrate(graph, norm_method("percentile:99.9"), lambda: [x])[graph.neurons[0].name]
         assert found == np.percentile(x, 99.9, method="inverted_cdf") < 4

@@ -16,7 +16,6 @@ from tcl_jax.calibration.spike_norm import _largest_current
 from tcl_jax.conversion import evaluate, load, trace
 from tcl_jax.run import open_run
 from tcl_jax.simulation import adaptive
-from tcl_jax.simulation.neurons import IF
 from tcl_jax.tracing.trace import traced
 from tcl_jax.training.step import make_eval_step, no_sums
 
@@ -50,7 +49,7 @@ def _evaluated(graph, x):
 
 
 def _simulated(graph, x):
-    return simulation.simulate(graph, x, timesteps=3).counts
+    return simulation.simulate(graph, x, timesteps=3).output.counts
 
 
 def _measured(graph, x):
@@ -66,8 +65,8 @@ def _adapted(graph, x):
     nothing = jnp.zeros(5, jnp.int32)
     at = adaptive._Slots(simulation.init_state(graph, 5), nothing, nothing, nothing)
     inputs = {"x": x, "fresh": jnp.ones(5, bool)}
-    how = {"readout": "spikes", "neurons": IF, "chunk": 2}
-    return adaptive._advance(graph, at, inputs, jnp.float32(1), (3, 0), **how).classes
+    least = jnp.float32(1)
+    return adaptive._advance(graph, at, inputs, least, 3, simulation.Simulation(), chunk=2).classes
 
 
 def _products(run, graph, images, platform):

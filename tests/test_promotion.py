@@ -38,21 +38,21 @@ def test_conversion_and_simulation(weights, eighths, norm):
             lowered = simulation.lower(graph, "cpu")
             state = simulation.simulate(lowered, images, timesteps=20)
             values = simulation.logits(lowered, state, t=20)
-        found.append((values, state.counts, simulation.classify(lowered, state, "spikes")))
+        found.append((values, state.output.counts, simulation.classify(lowered, state)))
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 @pytest.mark.parametrize(
-    "neurons", [simulation.Neurons(leak=0.25, floor=0.5), simulation.Neurons(0.5, refractory=1)]
+    "neurons", [simulation.IF(leak=0.25, floor=0.5), simulation.IF(v0=0.5, refractory=1)]
 )
 @pytest.mark.parametrize("coding", ["analog", "poisson", "rate"])
 def test_neurons_and_codings(weights, eighths, neurons, coding):
     graph = convert(_network, weights, [jnp.asarray(eighths(5, 6, 6, 2))])
     batch = {"image": eighths(4, 6, 6, 2), "label": np.arange(4) % 3, "mask": np.ones(4, bool)}
-    how = {"neurons": neurons, "coding": simulation.Coding(coding)}
-    expected = simulation.latency_curve(graph, [batch], 10, **how)
+    how = simulation.Simulation(neurons, simulation.CODINGS.read(coding))
+    expected = simulation.latency_curve(graph, [batch], 10, how)
     with implicit():
-        found = simulation.latency_curve(graph, [batch], 10, **how)
+        found = simulation.latency_curve(graph, [batch], 10, how)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -78,7 +78,7 @@ def test_counting_deciding_and_whole_numbers(weights, eighths):
             accuracy, activity = simulation.measure(graph, [batch], 10)
             decided = simulation.decide(graph, [batch], 2.0, 10, slots=6)
             integer = simulation.quantise(graph, images)
-            counts = simulation.simulate(integer, images, timesteps=10).counts
+            counts = simulation.simulate(integer, images, timesteps=10).output.counts
         found.append((accuracy, activity.operations(), decided.classes, decided.steps, counts))
     jax.tree.map(np.testing.assert_array_equal, *found)
 

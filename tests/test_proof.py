@@ -11,7 +11,7 @@ import wiring
 
 from tcl_jax import InputError, clip, conversion, convert, simulation
 from tcl_jax import graph as g
-from tcl_jax.conversion import calibrate, evaluate, fold, method, normalise, trace
+from tcl_jax.conversion import calibrate, evaluate, fold, norm_method, normalise, trace
 from tcl_jax.promotion import implicit
 from tcl_jax.tracing.trace import traced
 
@@ -255,14 +255,14 @@ def test_images_of_any_type(dtype, rng):
 
     graph = convert(network, W, images)
     np.testing.assert_allclose(evaluate(graph, images), network(W, images), rtol=1e-5, atol=1e-6)
-    counts = simulation.simulate(graph, images, 10).counts
-    expected = simulation.simulate(graph, images.astype(jnp.float32), 10).counts
+    counts = simulation.simulate(graph, images, 10).output.counts
+    expected = simulation.simulate(graph, images.astype(jnp.float32), 10).output.counts
     np.testing.assert_array_equal(counts, expected)
     curve = simulation.latency_curve(
         graph,
         [{"image": images, "label": jnp.zeros(5, jnp.int32), "mask": jnp.ones(5, bool)}],
         3,
-        coding=simulation.Coding("poisson"),
+        simulation.Simulation(coding=simulation.Poisson()),
     )
     assert curve.shape == (3,)
 
@@ -326,7 +326,7 @@ def test_what_is_no_batch_of_images_gets_one_sentence(calibration, says):
 @pytest.mark.usefixtures("unchecked")
 def test_calibrate_takes_what_makes_batches():
     with pytest.raises(InputError, match="got a list: give lambda: batches"):
-        calibrate(fold(trace(lambda x: small(W, x), X)), method("max"), [X])
+        calibrate(fold(trace(lambda x: small(W, x), X)), norm_method("max"), [X])
 
 
 @pytest.mark.usefixtures("unchecked")

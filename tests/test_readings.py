@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.promotion import implicit
-from tcl_jax.simulation import adaptive
+from tcl_jax.simulation import READOUTS, Simulation, adaptive
 
 
 def _graph(weights, bias, x):
@@ -37,8 +37,8 @@ def test_values_of_any_shape_converge_to_the_function(shape, rng):
 
     graph = convert(function, None, [x])
     for t, delay in ((200, 0), (2000, 0), (2000, 700)):
-        state = simulation.simulate(graph, x, t, delay=delay)
-        found = simulation.logits(graph, state, t, delay)
+        state = simulation.simulate(graph, x, t, Simulation(delay=delay))
+        found = simulation.logits(graph, state, t, Simulation(delay=delay))
         assert found.shape == (6, *shape)
         # Each input is a spike at most from its rate, at both ends of the time that is read.
         bound = 2 * np.abs(w).sum(0).max() / (t - delay) + 1e-3
@@ -74,12 +74,11 @@ def test_classes_are_right_in_the_end_with_every_logit_negative(readout):
     function = clip(jax.nn.relu(x), 1.0) @ w + jnp.asarray([[-1.0, -0.25]])
     assert (function < 0).all()
 
-    def observe(state, _):
-        return state.counts, simulation.classify(graph, state, readout)
-
-    _, (counts, classes) = simulation.run(graph, x, 200, observe)
-    assert (counts[-1].argmax(-1) != function.argmax(-1)).any(), "spikes alone would do"
-    np.testing.assert_array_equal(classes[-1], function.argmax(-1))
+    counts = simulation.simulate(graph, x, 200).output.counts
+    assert (counts.argmax(-1) != function.argmax(-1)).any(), "spikes alone would do"
+    how = Simulation(readout=READOUTS.read(readout))
+    classes = simulation.classify(graph, simulation.simulate(graph, x, 200, how), how)
+    np.testing.assert_array_equal(classes, function.argmax(-1))
 
 
 @pytest.mark.parametrize("readout", ["spikes", "membrane"])
@@ -96,9 +95,10 @@ def test_one_logit_is_told_from_0(readout, squeezed, rng):
     labels = function(None, x).reshape(-1) > 0
     assert 10 < labels.sum() < 30
     far = np.abs(function(None, x).reshape(-1)) > 0.02
-    found = simulation.classify(graph, simulation.simulate(graph, x, 400), readout)
+    how = Simulation(readout=READOUTS.read(readout))
+    found = simulation.classify(graph, simulation.simulate(graph, x, 400, how), how)
     np.testing.assert_array_equal(found[far], labels[far])
-    (top,) = simulation.latency_curve(graph, [_batch(x, labels)], 400, readout=readout)[-1:]
+    (top,) = simulation.latency_curve(graph, [_batch(x, labels)], 400, how)[-1:]
     assert top >= 0.9
 
 
@@ -111,7 +111,7 @@ def test_a_class_a_pixel(rng):
         batches = [_batch(x[i : i + size], labels[i : i + size]) for i in range(0, 4, size)]
         found[size] = simulation.latency_curve(graph, batches, 30)
     by_hand = [
-        np.mean(simulation.classify(graph, simulation.simulate(graph, x, t), "spikes") == labels)
+        np.mean(simulation.classify(graph, simulation.simulate(graph, x, t)) == labels)
         for t in (1, 15, 30)
     ]
     np.testing.assert_allclose(found[4][[0, 14, 29]], by_hand, rtol=1e-6)
@@ -220,12 +220,14 @@ def test_what_is_read_after_a_delay_is_what_arrived_after_it(rates, delay, more)
         fired = potential >= threshold
         potential = np.where(fired, potential - threshold, potential)
         counts += fired
-    state = simulation.simulate(graph, x, timesteps, delay=delay)
-    np.testing.assert_array_equal(state.counts[0], counts)
-    np.testing.assert_array_equal(state.membrane[graph.output.name][0], potential)
+    state = simulation.simulate(graph, x, timesteps, Simulation(delay=delay))
+    np.testing.assert_array_equal(state.output.counts[0], counts)
+    np.testing.assert_array_equal(state.output.membrane[0], potential)
     arrived = currents[delay:].sum(0)
-    membrane = simulation.classify(graph, state, "membrane").item()
-    assert arrived[membrane] == arrived.max()
+    how = Simulation(readout=READOUTS.read("membrane"), delay=delay)
+    state = simulation.simulate(graph, x, timesteps, how)
+    np.testing.assert_array_equal(state.output[0], arrived)
+    assert arrived[simulation.classify(graph, state, how).item()] == arrived.max()
 
 
 def test_nothing_is_read_before_a_delay_has_passed():
@@ -233,9 +235,9 @@ def test_nothing_is_read_before_a_delay_has_passed():
     graph = _graph(jnp.eye(2), 0.5, x)
 
     def charge(state, _):
-        return state.counts + state.membrane[graph.output.name]
+        return state.output.counts + state.output.membrane
 
-    found = simulation.run(graph, x, 8, charge, delay=5)[1]
+    found = simulation.run(graph, x, 8, charge, Simulation(delay=5))[1]
     assert (found[:5] == 0).all() and (found[5:] != 0).all()
 
 
@@ -245,10 +247,11 @@ def test_adaptive_latency_reads_after_a_delay_as_the_curve_does(readout, rng):
     w = jnp.asarray(rng.normal(0, 1, (5, 3)), jnp.float32)
     graph = _graph(w, jnp.asarray([2.0, 0.0, -1.0]), x)
     batch = _batch(x, jnp.zeros(12, int))
-    curve = simulation.latency_curve(graph, [batch], 40, readout=readout, delay=9)
-    kept = simulation.record(graph, [batch], 40, readout=readout, delay=9)
+    how = Simulation(readout=READOUTS.read(readout), delay=9)
+    curve = simulation.latency_curve(graph, [batch], 40, how)
+    kept = simulation.record(graph, [batch], 40, how)
     np.testing.assert_allclose(kept.accuracy[9:], curve[9:])
-    found = adaptive.decide(graph, [batch], 1.0, 40, readout=readout, delay=9, slots=5)
+    found = adaptive.decide(graph, [batch], 1.0, 40, how, slots=5)
     expected = kept.stopped(1.0)
     np.testing.assert_array_equal(found.classes, expected.classes)
     np.testing.assert_array_equal(found.steps, expected.steps)

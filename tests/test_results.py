@@ -66,7 +66,7 @@ def lacks(row, folder):
 def test_only_those_commands_are_run_whose_settings_have_changed(run, made):
     assert made(row_of(run), run) == ["convert.py", "simulate.py"]
     assert made(row_of(run), run) == []
-    start = ("--timesteps", "5", "--images", "20", "--v0", "0.5")
+    start = ("--timesteps", "5", "--images", "20", "--neurons", "if:v0=0.5")
     assert made(row_of(run, simulate=start), run) == ["simulate.py"]
     # The same network, however many images have proved it; another of other norm-factors.
     proof, fewer = ("--verification-images", "50"), ("--calibration-images", "10")

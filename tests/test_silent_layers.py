@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tcl_jax import InputError, clip, convert, simulation
-from tcl_jax.conversion import calibrate, evaluate, method, trace
+from tcl_jax.conversion import calibrate, evaluate, norm_method, trace
 from tcl_jax.promotion import implicit
 
 _NORMS = ("max", "percentile:99.9", "spike_norm", "model_based")
@@ -18,12 +18,12 @@ def test_a_silent_layer_without_clip_has_no_norm_factor(norm):
     x = jnp.ones((2, 3))
     graph = trace(lambda x: jax.nn.relu(x - 2.0) + jax.nn.relu(x), x)
     if norm.startswith("model_based"):
-        silent, active, _ = calibrate(graph, method(norm), lambda: [x]).values()
+        silent, active, _ = calibrate(graph, norm_method(norm), lambda: [x]).values()
         assert np.all(silent == 1.0) and np.all(active == 1.0)
         return
     says = "receives no current above 0" if "spike" in norm else "is 0 on every calibration image"
     with pytest.raises(InputError, match=f"^layer 'relu' {says}") as refused:
-        calibrate(graph, method(norm), lambda: [x])
+        calibrate(graph, norm_method(norm), lambda: [x])
     assert "learn" not in str(refused.value)
 
 
@@ -32,7 +32,7 @@ def test_a_silent_layer_keeps_its_trained_clip(norm):
     x = jnp.ones((2, 3))
     lam = np.array([0.5, 0.75, 1.0], np.float32)
     graph = trace(lambda x: clip(jax.nn.relu(x - 2.0), lam) + jax.nn.relu(x), x)
-    found = calibrate(graph, method(norm), lambda: [x])
+    found = calibrate(graph, norm_method(norm), lambda: [x])
     np.testing.assert_array_equal(found[graph.neurons[0].name], lam)
 
 
@@ -42,7 +42,7 @@ def test_a_silent_layer_keeps_its_trained_clip(norm):
 def test_an_output_that_is_never_above_0_has_a_norm_factor(logits, norm_factor):
     x = jnp.ones((4, 2))
     graph = trace(implicit()(lambda x: clip(jax.nn.relu(x), 2.0) * jnp.asarray(logits)), x)
-    assert calibrate(graph, method("tcl"), lambda: [x]) == {"output": norm_factor}
+    assert calibrate(graph, norm_method("tcl"), lambda: [x]) == {"output": norm_factor}
 
 
 @pytest.mark.parametrize("norm", ["tcl", "max"])
@@ -50,9 +50,9 @@ def test_what_is_not_finite_is_refused_for_its_own_reason(norm):
     x = jnp.ones((2, 3))
     graph = trace(lambda x: clip(jax.nn.relu(x), 2.0) * 1e30 * 1e30, x)
     with pytest.raises(InputError, match="'output' exceeds float32 on the calibration images"):
-        calibrate(graph, method(norm), lambda: [x])
+        calibrate(graph, norm_method(norm), lambda: [x])
     with pytest.raises(InputError, match="batch 2 holds values that are not finite"):
-        calibrate(graph, method(norm), lambda: [x, x.at[1, 2].set(jnp.nan)])
+        calibrate(graph, norm_method(norm), lambda: [x, x.at[1, 2].set(jnp.nan)])
 
 
 # --- From the calibration images to the spikes ----------------------------------------------------
@@ -93,8 +93,9 @@ def test_what_is_silent_converts_with_trained_bounds(network, weights, rng):
     logits = network(weights, x)
     np.testing.assert_allclose(evaluate(graph, x), logits, rtol=1e-5, atol=1e-5)
     state = simulation.simulate(graph, x, timesteps=1000)
-    charge = state.membrane["output"] + state.counts * graph.output.op.threshold
-    found = charge * graph.output.op.unit / 1000
+    output = graph.output.op
+    charge = state.output.membrane + state.output.counts * output.threshold
+    found = charge * output.unit / 1000
     np.testing.assert_allclose(found, logits, atol=0.02 * float(jnp.abs(logits).max()))
 
 

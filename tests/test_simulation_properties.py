@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tcl_jax import InputError, clip, cluster, simulation
 from tcl_jax.conversion import SpikingGraph, fold, normalise, trace, with_norms
 from tcl_jax.promotion import implicit
+from tcl_jax.simulation.readout import Counted
 
 LATENCY = 40
 
@@ -84,12 +85,12 @@ def test_a_current_above_the_threshold_fires_at_every_step():
 def test_the_initial_potential_is_a_fraction_of_the_threshold(v0, first):
     graph = trace(lambda x: clip(jax.nn.relu(x), 2.0), jnp.zeros((1, 1)))
     graph = with_norms(graph, {graph.output.name: 1.0})
-    neurons = simulation.Neurons(v0=v0)
+    how = simulation.Simulation(simulation.IF(v0=v0))
     for form in (graph, normalise(graph)):
-        trains = simulation.spike_trains(form, jnp.full((1, 1), 0.5), 4, neurons=neurons)
+        trains = simulation.spike_trains(form, jnp.full((1, 1), 0.5), 4, how)
         train = trains[form.neurons[0].name]
         assert np.flatnonzero(train.ravel())[0] + 1 == first
-        assert simulation.init_state(form, 1, neurons).membrane[form.output.name].item() == 0.0
+        assert simulation.init_state(form, 1, how).output.membrane.item() == 0.0
 
 
 # --- Time -----------------------------------------------------------------------------------
@@ -108,18 +109,17 @@ def test_simulate_is_repeated_steps_and_counts_are_summed_trains(network, images
     trains = simulation.spike_trains(network, images, timesteps)
     summed = np.sum(trains[network.output.name], 0)
     assert summed.max() > 0
-    np.testing.assert_array_equal(found.counts, summed)
-    np.testing.assert_array_equal(found.counts, state.counts)
-    for name, potential in state.membrane.items():
-        np.testing.assert_array_equal(found.membrane[name], potential)
+    np.testing.assert_array_equal(found.output.counts, summed)
+    np.testing.assert_array_equal(found.output.counts, state.output.counts)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
 
 
 @pytest.mark.parametrize("readout", ["spikes", "membrane"])
 def test_a_curve_is_the_prefix_of_any_longer_one(network, images, labels, readout):
     batch = {"image": images, "label": labels, "mask": jnp.ones(16, bool)}
+    how = simulation.Simulation(readout=simulation.READOUTS.read(readout))
     curves = [
-        simulation.latency_curve(network, [batch], timesteps, readout=readout)
-        for timesteps in (1, 6, 19)
+        simulation.latency_curve(network, [batch], timesteps, how) for timesteps in (1, 6, 19)
     ]
     for curve in curves:
         np.testing.assert_array_equal(curve, curves[-1][: len(curve)])
@@ -131,7 +131,7 @@ def test_a_curve_s_points_are_simulations_of_that_length(network, images, labels
     curve = simulation.latency_curve(network, [batch], 9)
     for timesteps in (1, 4, 9):
         state = simulation.simulate(network, images, timesteps)
-        found = np.mean(simulation.classify(network, state, "spikes") == labels)
+        found = np.mean(simulation.classify(network, state) == labels)
         assert curve[timesteps - 1] == found
 
 
@@ -145,12 +145,6 @@ def test_time_that_is_not_positive_is_refused(network, images, labels):
     ):
         with pytest.raises(InputError, match="at least 1"):
             call()
-
-
-def test_a_delay_below_zero_is_refused(network, images, labels):
-    mask = jnp.ones(16, bool)
-    with pytest.raises(InputError, match="--delay must not be negative"):
-        simulation.correct_by_latency(network, images, labels, mask, timesteps=3, delay=-1)
 
 
 def test_images_of_another_shape_are_refused(network):
@@ -175,7 +169,7 @@ def test_readouts_are_what_they_say(case, threshold):
     counts, potential = case
     graph = trace(lambda x: x @ jnp.eye(4), jnp.zeros((1, 4)))
     graph = with_norms(graph, {graph.output.name: threshold})
-    state = simulation.State({graph.output.name: jnp.asarray(potential)}, jnp.asarray(counts), {})
+    state = Counted(jnp.asarray(potential), jnp.asarray(counts))
     by_spikes, by_membrane = [], []
     for n, v in zip(counts, potential, strict=True):
         taken = v + threshold * n
@@ -183,8 +177,10 @@ def test_readouts_are_what_they_say(case, threshold):
         rank = [(True, m, p) if q >= 0 else (False, q) for m, p, q in zip(n, v, taken, strict=True)]
         by_spikes.append(max(range(4), key=rank.__getitem__))
         by_membrane.append(np.argmax(v + threshold * n))
-    assert simulation.classify(graph, state, "spikes").tolist() == by_spikes
-    assert simulation.classify(graph, state, "membrane").tolist() == by_membrane
+    output = graph.output.op
+    charge = simulation.Spikes().charge(state, output)
+    assert simulation.Spikes().classify(state, output).tolist() == by_spikes
+    assert simulation.Membrane().classify(charge, output).tolist() == by_membrane
 
 
 def test_the_membrane_readout_is_the_accumulated_current(network, images):
@@ -194,14 +190,14 @@ def test_the_membrane_readout_is_the_accumulated_current(network, images):
     last = network.nodes[network.output.inputs[0]]
     before = network.nodes[last.inputs[0]].name
     arrived = np.asarray(trains[before]).sum(0) @ np.asarray(last.op.kernel)
-    held = state.membrane[network.output.name] + state.counts
-    np.testing.assert_array_equal(held, arrived)
+    np.testing.assert_array_equal(state.output.membrane + state.output.counts, arrived)
+    summed = simulation.Simulation(readout=simulation.Membrane())
+    np.testing.assert_array_equal(simulation.simulate(network, images, 12, summed).output, arrived)
 
 
-def test_an_unknown_readout_is_refused(network, images):
-    state = simulation.init_state(network, 16)
-    with pytest.raises(InputError, match="unknown readout 'spike'"):
-        simulation.classify(network, state, "spike")
+def test_an_unknown_readout_is_refused():
+    with pytest.raises(InputError, match="unknown readout 'spike': did you mean 'spikes'"):
+        simulation.READOUTS.read("spike")
 
 
 # --- Batches --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Spike-Norm against NumPy, one population after the other and one step after the other."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from tcl_jax import InputError
-from tcl_jax.conversion import calibrate, method, trace
+from tcl_jax.calibration import SpikeNorm
+from tcl_jax.conversion import calibrate, norm_method, trace
 from tcl_jax.promotion import implicit
 
 
@@ -72,17 +74,17 @@ SPIKING = {"chain": _chain, "residual": _residual, "branches": _branches}
 @pytest.mark.parametrize("kind", SPIKING)
 def test_spike_norm_is_the_largest_current_step_by_step(kind, norm, eighths):
     network, populations = SPIKING[kind](eighths(5, 6, 6))
-    x, how = eighths(9, 6), method(norm)
+    x, how = eighths(9, 6), replace(norm_method(norm), timesteps=12)
     graph = trace(lambda x: network(x, jax.nn.relu), x)
     parts = [jnp.asarray(x[:4]), jnp.asarray(x[4:])]
-    found = calibrate(graph, how, lambda: parts, timesteps=12)
-    expected = _spike_norm(network, x, populations, 12, how.scaling, how.per_channel)
-    analog = calibrate(graph, method("max"), lambda: parts)
+    found = calibrate(graph, how, lambda: parts)
+    expected = _spike_norm(network, x, populations, 12, how.scaling, how.channel)
+    analog = calibrate(graph, norm_method("max"), lambda: parts)
     names = [n.name for n in graph.neurons]
     for name, own in zip(names, expected, strict=True):
         # A channel without current takes its layer's.
         np.testing.assert_array_equal(found[name], np.where(own > 0, own, own.max()))
-    if not how.per_channel:
+    if not how.channel:
         first, *_, last = names
         assert found[first] == analog[first] * how.scaling, "its currents are the images' own"
         assert found[last] != analog[last] * how.scaling
@@ -96,11 +98,11 @@ def test_spike_norm_simulates_the_first_images_alone(eighths):
     graph = trace(lambda x: network(x, jax.nn.relu), x)
 
     def found(batches, **options):
-        norms = calibrate(graph, method("spike_norm"), lambda: batches, timesteps=5, **options)
+        norms = calibrate(graph, SpikeNorm(timesteps=5, **options), lambda: batches)
         return [norms[n.name] for n in graph.neurons]
 
     parts = [jnp.asarray(x[:5]), jnp.asarray(x[5:])]
-    assert found(parts, spiking_images=7) == found([jnp.asarray(x[:7])]) != found(parts)
+    assert found(parts, images=7) == found([jnp.asarray(x[:7])]) != found(parts)
 
 
 def test_spike_norm_wants_steps_enough():
@@ -109,12 +111,11 @@ def test_spike_norm_wants_steps_enough():
     w = jnp.asarray([[-0.25], [1.0]])
     graph = trace(lambda x: jax.nn.relu(jax.nn.relu(x) @ w), x)
     first, second = (n.name for n in graph.neurons)
-    how = method("spike_norm")
     with pytest.raises(InputError, match="no current above 0 in 1 steps"):
-        calibrate(graph, how, lambda: [x], timesteps=1)
-    norms = calibrate(graph, how, lambda: [x], timesteps=2)
+        calibrate(graph, SpikeNorm(timesteps=1), lambda: [x])
+    norms = calibrate(graph, SpikeNorm(timesteps=2), lambda: [x])
     assert (norms[first], norms[second]) == (4.0, 4.0 - 0.25 * 4.0)
     with pytest.raises(InputError, match="at least 1, got 0"):
-        calibrate(graph, how, lambda: [x], timesteps=0)
+        SpikeNorm(timesteps=0)
     with pytest.raises(InputError, match="images to simulate must be at least 1, got 0"):
-        calibrate(graph, how, lambda: [x], spiking_images=0)
+        SpikeNorm(images=0)

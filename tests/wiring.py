@@ -2,6 +2,9 @@
 
 from tcl_jax import graph as g
 
+KINDS = {kind for kind in g.KINDS.values() if kind.__module__.startswith("tcl_jax.")}
+"""Kinds of nodes, but for those that only tests know."""
+
 
 def nodes(**steps):
     """Nodes by name, each what it does and the names of what it reads."""

@@ -1,35 +1,15 @@
-"""Norm-factors of a network by any method: the one place that knows them all."""
-
-from collections.abc import Callable, Iterable
+"""Norm-factors of a network: of hidden layers by any method, of the output by its logits."""
 
 import numpy as np
-from jaxtyping import Array, Real
 
 from tcl_jax import graph as g
-from tcl_jax.calibration.activations import largest_activations, max_norm, percentile_norm
-from tcl_jax.calibration.model_based import model_based
-from tcl_jax.calibration.norms import Method, Norms, bounded
-from tcl_jax.calibration.spike_norm import spike_norm
+from tcl_jax.calibration.largest import largest_activations
+from tcl_jax.calibration.method import Batches, NormFactors, NormMethod
 from tcl_jax.errors import InputError
 
 
-def calibrate(
-    graph: g.SpikingGraph,
-    how: Method,
-    batches: Callable[[], Iterable[Real[Array | np.ndarray, "_ ..."]]],
-    *,
-    timesteps: int = 100,
-    spiking_images: int = 200,
-) -> Norms:
+def calibrate(graph: g.SpikingGraph, how: NormMethod, batches: Batches) -> NormFactors:
     """Norm-factors of every layer or channel by one method, and of the output by its largest logit.
-
-    | method | λ | source |
-    |---|---|---|
-    | ``tcl`` | trained | Ho & Chang 2021 |
-    | ``max`` | largest activation | Diehl et al. 2015; `activations.max_norm` |
-    | ``percentile`` | percentile of activations | Rueckauer et al. 2017; `percentile_norm` there |
-    | ``spike_norm`` | largest current from spikes | Sengupta et al. 2019; `spike_norm.spike_norm` |
-    | ``model_based`` | largest possible activation | Diehl et al. 2015; `model_based.model_based` |
 
     Whatever the method, the output has one λ, its largest logit (classes could not be told apart by
     counting spikes that differ in amplitude; where no logit is above 0, the largest in size, and 1
@@ -44,10 +24,8 @@ def calibrate(
 
     Args:
         graph: folded, with thresholds as traced.
-        how: the method.
+        how: the method, one of `tcl_jax.calibration.NORMS`.
         batches: makes a fresh iterator over batches of calibration images, at each call the same.
-        timesteps: for ``spike_norm``, number of steps T.
-        spiking_images: for ``spike_norm``, of how many images, from the first, it simulates.
 
     Returns:
         λ by name of neurons, and of the output: a number each, or an array ``[c]`` a hidden layer
@@ -59,12 +37,13 @@ def calibrate(
             images; and what the method itself cannot do.
 
     >>> import jax, jax.numpy as jnp
-    >>> from tcl_jax.conversion import calibrate, method, trace
+    >>> from tcl_jax.conversion import calibrate, norm_method, trace
     >>> graph = trace(lambda x: jax.nn.relu(x) @ jnp.ones((2, 1)), jnp.zeros((1, 2)))
     >>> images = jnp.array([[1.0, 3.0], [2.0, -5.0]])
-    >>> sorted(calibrate(graph, method("max"), lambda: [images]).values())
+    >>> sorted(calibrate(graph, norm_method("max"), lambda: [images]).values())
     [3.0, 4.0]
-    >>> calibrate(graph, method("max/channel"), lambda: [images])[graph.neurons[0].name].tolist()
+    >>> norms = calibrate(graph, norm_method("max/channel"), lambda: [images])
+    >>> norms[graph.neurons[0].name].tolist()
     [2.0, 3.0]
     """
     if not callable(batches):
@@ -72,12 +51,7 @@ def calibrate(
             f"batches must be a function that makes an iterator, got a {type(batches).__name__}: "
             "give lambda: batches"
         )
-    bare = [n.name for n in graph.neurons if not bounded(n)]
-    if how.name == "tcl" and bare:
-        raise InputError(
-            f"{_named(bare)} has no trained λ: convert this network with --norm max or --norm "
-            "percentile:99.9, or train it with TCL"
-        )
+    how.check(graph)
     largest = largest_activations(graph, batches())
     wild = [name for name, tops in largest.items() if not np.isfinite(tops).all()]
     if wild:
@@ -85,39 +59,8 @@ def calibrate(
             f"layer {wild[0]!r} exceeds {graph.dtype} on the calibration images: the network "
             "multiplies too much for that type, or the images are too large"
         )
-    silent = [name for name in bare if largest[name].max() <= 0]
-    if silent and how.name in ("max", "percentile"):
-        raise InputError(
-            f"{_named(silent)} is 0 on every calibration image, so that --norm {how} finds no "
-            "norm-factor: calibrate on more images or on others, or use --norm model_based"
-        )
-    norms: Norms
-    match how.name:
-        case "tcl":
-            norms = {}
-        case "max":
-            norms = max_norm(graph, largest, how.per_channel)
-        case "percentile":
-            norms = percentile_norm(graph, batches, largest, how.percent, how.per_channel)
-        case "spike_norm":
-            norms = spike_norm(
-                graph,
-                batches(),
-                scaling=how.scaling,
-                per_channel=how.per_channel,
-                timesteps=timesteps,
-                images=spiking_images,
-            )
-        case "model_based":
-            norms = model_based(graph, batches(), how.per_channel)
-        case _:
-            raise TypeError(f"{how.name} has no function")
+    norms = how.norm_factors(graph, batches, largest)
     logits = largest[graph.output.name]
     # An output that never fires is told apart by its potential: any λ of its size will do.
     of_output = logits.max() if logits.max() > 0 else np.abs(logits).max() or 1.0
     return norms | {graph.output.name: float(of_output)}
-
-
-def _named(layers: list[str]) -> str:
-    others = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
-    return f"layer {layers[0]!r}{others}"

@@ -1,7 +1,9 @@
 """Norm-factors from the currents between spiking neurons (Spike-Norm)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +11,29 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from tcl_jax import graph as g
-from tcl_jax.calibration.norms import Norms, bounded, by_channel, of_neurons, with_norms
+from tcl_jax.calibration.method import (
+    NORMS,
+    Batches,
+    Largest,
+    NormFactors,
+    NormMethod,
+    bounded,
+    by_channel,
+    of_neurons,
+    with_norms,
+)
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.readout import Membrane
+from tcl_jax.simulation.settings import Simulation
 from tcl_jax.simulation.simulator import State, check_times, init_state, step
 
+_SUMMED = Simulation(readout=Membrane())
 
-def spike_norm(
-    graph: g.SpikingGraph,
-    batches: Iterable[Real[Array | np.ndarray, "_ ..."]],
-    *,
-    scaling: float,
-    per_channel: bool,
-    timesteps: int,
-    images: int,
-) -> Norms:
-    r"""Threshold balancing layer by layer (Sengupta et al. 2019, Algorithm 1: Spike-Norm).
+
+@NORMS.register("spike_norm")
+@dataclass(frozen=True)
+class SpikeNorm(NormMethod):
+    r"""Threshold balancing layer by layer (Algorithm 1 there: Spike-Norm).
 
     The threshold of a population is the largest current that it ever receives from spiking neurons
     before it, which have their thresholds by then,
@@ -41,37 +51,50 @@ def spike_norm(
     images are analog currents and not Poisson trains, biases are allowed, and the output neurons
     are not balanced (see `calibrate`).  It is a method for ReLU networks: where a clip follows a
     ReLU, the smaller of the clip and the threshold holds.
-
-    Args:
-        graph: folded, with thresholds as traced.
-        batches: calibration images; those after the first `images` are not read.
-        scaling: S.
-        per_channel: whether i runs over a channel and not the layer.
-        timesteps: number of steps T.
-        images: how many images at most are simulated, once for every population and as far as it:
-            with L layers that costs as much as T·L/2 times as many images in the analog network.
-
-    Raises:
-        InputError: a number is not above 0; a population without clip never receives a current
-            above 0.
     """
-    check_times(timesteps)
-    if images < 1:
-        raise InputError(f"the number of images to simulate must be at least 1, got {images}")
-    kept = _first(batches, images)
-    norms: Norms = {}
-    for neurons in graph.neurons:
-        before = _before(with_norms(graph, norms), neurons)
-        currents = [np.asarray(_largest_current(before, x, timesteps)) for x in kept]
-        largest = np.max(currents, axis=0)
-        if not largest.max() > 0 and not bounded(neurons):
+
+    reference: ClassVar[str] = "Sengupta et al. 2019, Han et al. 2020"
+
+    scaling: float = 1.0
+    """S."""
+    timesteps: int = field(default=100, kw_only=True)
+    """Number of steps T."""
+    images: int = field(default=200, kw_only=True)
+    """How many images at most, from the first, are simulated, once for every population and as far
+    as it: with L layers that costs as much as T·L/2 times as many in the analog network."""
+    channel: bool = False
+    """Whether i runs over a channel and not the layer."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scaling <= 1:
             raise InputError(
-                f"layer {neurons.name!r} receives no current above 0 in {timesteps} steps of the "
-                "spiking network, so that it has no threshold: simulate more steps or images, or "
-                "use --norm max"
+                f"{self.scaling} is no scaling of thresholds: write spike_norm:S with S above 0 "
+                "and at most 1, as in spike_norm:0.8"
             )
-        norms[neurons.name] = of_neurons(neurons.op.clip, scaling * largest, per_channel)
-    return norms
+        check_times(self.timesteps)
+        if self.images < 1:
+            raise InputError(
+                f"the number of images to simulate must be at least 1, got {self.images}"
+            )
+
+    def norm_factors(
+        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
+    ) -> NormFactors:
+        kept = _first(batches(), self.images)
+        norms: NormFactors = {}
+        for neurons in graph.neurons:
+            before = _before(with_norms(graph, norms), neurons)
+            currents = [np.asarray(_largest_current(before, x, self.timesteps)) for x in kept]
+            strongest = np.max(currents, axis=0)
+            if not strongest.max() > 0 and not bounded(neurons):
+                raise InputError(
+                    f"layer {neurons.name!r} receives no current above 0 in {self.timesteps} steps "
+                    "of the spiking network, so that it has no threshold: simulate more steps or "
+                    "images, or use --norm max"
+                )
+            found = of_neurons(neurons.op.clip, self.scaling * strongest, self.channel)
+            norms[neurons.name] = found
+        return norms
 
 
 def _first(batches: Iterable[Array | np.ndarray], images: int) -> list[Array | np.ndarray]:
@@ -90,9 +113,8 @@ def _before(graph: g.SpikingGraph, neurons: g.Node[g.Population]) -> g.SpikingGr
 
     Only its ancestors: populations beside it may not have a threshold yet.
     """
-    # No output neuron fires at an infinite threshold.
     one = jnp.ones((), graph.dtype)
-    end = g.Node(g.Output(one * jnp.inf, one), neurons.inputs, neurons.name)
+    end = g.Node(g.Output(one, one), neurons.inputs, neurons.name)
     return g.SpikingGraph(g.reached((*graph.nodes[: neurons.inputs[0] + 1], end)))
 
 
@@ -101,21 +123,15 @@ def _largest_current(
     graph: g.SpikingGraph, x: Real[Array, "b ..."], timesteps: int
 ) -> Float[Array, " c"]:
     """The largest current into the output at any step, by channel."""
-    end = graph.output.name
     constant = g.constant_values(graph, x)
+    start = init_state(graph, x.shape[0], _SUMMED)
 
     def body(carry: tuple[State, Array], _: None) -> tuple[tuple[State, Array], None]:
         state, largest = carry
-        state, _spikes = step(graph, state, constant)
-        # It started at 0 and cannot fire: the potential is the current of this step.
-        current = state.membrane[end]
-        emptied = state.membrane | {end: jnp.zeros_like(current)}
-        return (
-            state._replace(membrane=emptied),
-            jnp.maximum(largest, by_channel(current).max(0)),
-        ), None
+        after, _spikes = step(graph, state._replace(output=start.output), constant, _SUMMED)
+        # The sum of this step alone.
+        return (after, jnp.maximum(largest, by_channel(after.output).max(0))), None
 
-    state = init_state(graph, x.shape[0])
-    channels = by_channel(state.membrane[end]).shape[1]
-    start = (state, jnp.full(channels, -jnp.inf, graph.dtype))
-    return jax.lax.scan(body, start, length=timesteps)[0][1]
+    channels = by_channel(start.output).shape[1]
+    nothing = jnp.full(channels, -jnp.inf, graph.dtype)
+    return jax.lax.scan(body, (start, nothing), length=timesteps)[0][1]

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array
 
 from tcl_jax import graph as g
-from tcl_jax.calibration.calibrate import calibrate as calibrate
-from tcl_jax.calibration.norms import Method
-from tcl_jax.calibration.norms import method as method
-from tcl_jax.calibration.norms import with_norms as with_norms
+from tcl_jax.calibration import NormMethod
+from tcl_jax.calibration import calibrate as calibrate
+from tcl_jax.calibration import norm_method as norm_method
+from tcl_jax.calibration import with_norms as with_norms
 from tcl_jax.conversion.proof import Stages, compiled, prove
 from tcl_jax.errors import InputError
 from tcl_jax.graph.artifact import Artifact as Artifact
@@ -32,7 +32,7 @@ def convert(
     variables: Any,
     calibration: Array | Iterable[Array],
     *,
-    norm: str = "tcl",
+    norm: str | NormMethod = "tcl",
 ) -> SpikingGraph:
     """Convert an inference function into a spiking graph with thresholds of 1.
 
@@ -50,9 +50,9 @@ def convert(
             logit), and with `norm` other than ``tcl`` every layer's.  Read batch by batch, none
             kept; only where a norm other than ``tcl`` or ``max`` reads an iterator, which can be
             gone through once, all are.
-        norm: ``tcl``, ``max``, ``percentile:P``, ``spike_norm``, ``spike_norm:S`` or
-            ``model_based``; all but ``tcl`` also one a channel, as in ``max/channel`` (see
-            `calibrate`).
+        norm: ``tcl``, ``max``, ``percentile:99.9``, ``spike_norm``, ``spike_norm:0.8``,
+            ``model_based`` or another of `tcl_jax.calibration.NORMS`, as text or as made in
+            Python; all but ``tcl`` also one a channel, as in ``max/channel``.
 
     Returns:
         The graph; `tcl_jax.simulation` runs it.
@@ -70,7 +70,7 @@ def convert(
     >>> [n.op.threshold.item() for n in graph.neurons]
     [1.0]
     """
-    how = method(norm)
+    how = norm if isinstance(norm, NormMethod) else norm_method(norm)
     first, batches = _streamed(calibration, how)
     network, epsilon = traced(lambda x: fn(variables, x), first)
     folded = fold(network)
@@ -82,7 +82,7 @@ def convert(
     return stages.normalised
 
 
-def _streamed(calibration: Any, how: Method) -> tuple[Any, Callable[[], Iterable[Any]]]:
+def _streamed(calibration: Any, how: NormMethod) -> tuple[Any, Callable[[], Iterable[Any]]]:
     """The first batch, and what makes iterators over all."""
     # An array is iterable too: its rows are images, not batches of them.
     if hasattr(calibration, "shape"):

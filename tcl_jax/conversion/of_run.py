@@ -13,8 +13,7 @@ from jaxtyping import Array
 
 from tcl_jax import data, provenance
 from tcl_jax import graph as g
-from tcl_jax.calibration.calibrate import calibrate
-from tcl_jax.calibration.norms import method, with_norms
+from tcl_jax.calibration import calibrate, norm_method, with_norms
 from tcl_jax.conversion.proof import Stages, compiled, prove
 from tcl_jax.errors import InputError
 from tcl_jax.files import free
@@ -45,7 +44,7 @@ def convert_run(
 
     Args:
         run: the opened run.
-        norm: as `tcl_jax.conversion.method` reads it.
+        norm: as `tcl_jax.conversion.norm_method` reads it.
         snn: the artifact's name.
         calibration_images: training images that norm-factors are read from.
         verification_images: test images on which the folded network must give the logits of the
@@ -76,7 +75,7 @@ def convert_run(
             f"--snn {snn!r} cannot name the spiking network: give a plain name that nothing else "
             f"in {run.folder} has"
         )
-    how = method(norm)
+    how = norm_method(norm)
     info = run.dataset.info
     network, epsilon = traced(run.logits, _like(run, 1))
     folded = fold(network)

@@ -8,6 +8,6 @@ from tcl_jax.data.jpeg import JpegSource as JpegSource
 from tcl_jax.data.pipeline import eval_batches as eval_batches
 from tcl_jax.data.pipeline import steps_per_epoch as steps_per_epoch
 from tcl_jax.data.pipeline import train_batches as train_batches
+from tcl_jax.data.sources import DATASETS as DATASETS
 from tcl_jax.data.sources import load as load
-from tcl_jax.data.sources import names as names
 from tcl_jax.data.standardize import standardize as standardize

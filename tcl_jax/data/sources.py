@@ -1,6 +1,5 @@
 """Data sets by name: what each one is, where its files may lie, and how it is loaded."""
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tcl_jax.data.prepare import (
     reachable,
 )
 from tcl_jax.errors import InputError
+from tcl_jax.registry import Registry
 
 # Made by a decorator that pyright does not see through.
 _ENCODED = tfds.decode.SkipDecoding()  # pyright: ignore
@@ -57,57 +57,56 @@ class _Spec:
     photographs: bool = False
 
 
-_SPECS = {
-    "digits": _Spec(10, (0.3055,), (0.3759,), mirrors=False),
-    "fashion_mnist": _Spec(
-        10,
-        (0.2860,),
-        (0.3530,),
-        _Files(
-            idx.find,
-            idx.read,
-            "{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz",
-            system_folder=Path("/usr/share/datasets/fashion-mnist"),
+DATASETS = Registry(
+    "data set",
+    {
+        "digits": _Spec(10, (0.3055,), (0.3759,), mirrors=False),
+        "fashion_mnist": _Spec(
+            10,
+            (0.2860,),
+            (0.3530,),
+            _Files(
+                idx.find,
+                idx.read,
+                "{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz",
+                system_folder=Path("/usr/share/datasets/fashion-mnist"),
+            ),
         ),
-    ),
-    "cifar10": _Spec(
-        10,
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
-        _Files(
-            partial(cifar.find, cifar.CIFAR10),
-            partial(cifar.read, cifar.CIFAR10),
-            "cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or the folder in it",
+        "cifar10": _Spec(
+            10,
+            (0.4914, 0.4822, 0.4465),
+            (0.2470, 0.2435, 0.2616),
+            _Files(
+                partial(cifar.find, cifar.CIFAR10),
+                partial(cifar.read, cifar.CIFAR10),
+                "cifar-10-binary.tar.gz or cifar-10-python.tar.gz, or the folder in it",
+            ),
         ),
-    ),
-    "cifar100": _Spec(
-        100,
-        (0.5071, 0.4865, 0.4409),
-        (0.2673, 0.2564, 0.2762),
-        _Files(
-            partial(cifar.find, cifar.CIFAR100),
-            partial(cifar.read, cifar.CIFAR100),
-            "cifar-100-binary.tar.gz or cifar-100-python.tar.gz, or the folder in it",
+        "cifar100": _Spec(
+            100,
+            (0.5071, 0.4865, 0.4409),
+            (0.2673, 0.2564, 0.2762),
+            _Files(
+                partial(cifar.find, cifar.CIFAR100),
+                partial(cifar.read, cifar.CIFAR100),
+                "cifar-100-binary.tar.gz or cifar-100-python.tar.gz, or the folder in it",
+            ),
         ),
-    ),
-    "imagenet2012": _Spec(
-        1000,
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-        _Files(
-            imagenet.find,
-            imagenet.read,
-            "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or folders train and val",
-            downloads=False,
+        "imagenet2012": _Spec(
+            1000,
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            _Files(
+                imagenet.find,
+                imagenet.read,
+                "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or folders train and val",
+                downloads=False,
+            ),
+            photographs=True,
         ),
-        photographs=True,
-    ),
-}
-
-
-def names() -> tuple[str, ...]:
-    """The names of the data sets that `load` takes."""
-    return tuple(_SPECS)
+    },
+)
+"""All that `load` knows."""
 
 
 def load(
@@ -124,7 +123,7 @@ def load(
     system package puts them), then on the official server.  `digits` needs none of this.
 
     Args:
-        name: One of `names()`.
+        name: One of `DATASETS`.
         data_dir: Folder of prepared data; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if None.
         raw_dir: Folder of raw files in their official layout.
         pad_to: Pad small images with zeros, centred, to this height and width.
@@ -142,7 +141,7 @@ def load(
     >>> info.image_shape, info.num_classes, info.num_train, info.num_test
     ((8, 8, 1), 10, 1438, 359)
     """
-    spec = _spec(name)
+    spec = DATASETS.find(name)
     if spec.photographs and pad_to is not None:
         raise InputError(f"{name} is cropped, not padded: give image_size instead of pad_to.")
     if not spec.photographs and image_size is not None:
@@ -182,14 +181,6 @@ def _dataset(name: str, spec: _Spec, size: tuple[int, int], train: Source, test:
         mirrors=spec.mirrors,
     )
     return Dataset(info, train, test)
-
-
-def _spec(name: str) -> _Spec:
-    if name not in _SPECS:
-        close = difflib.get_close_matches(name, _SPECS, n=2)
-        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-        raise InputError(f"There is no data set {name!r}{hint}: choose from {', '.join(_SPECS)}.")
-    return _SPECS[name]
 
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:

@@ -5,16 +5,15 @@ What a node does knows nothing of who feeds it.  Shapes leave out the batch.
 
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from typing import ClassVar, Generic, Self, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Real
 
 from tcl_jax.graph.ops.base import Op, Scales, leaves, wide
-from tcl_jax.graph.ops.layout import Concat, Pad, Reshape, Slice, Transpose
-from tcl_jax.graph.ops.sums import Add, Pool, Sum
-from tcl_jax.graph.ops.weights import Conv, Dense, Quantise, Scale
 
 
 @leaves()
@@ -49,10 +48,11 @@ class Population:
     def clipped(cls, bound: Real[Array, "..."]) -> Self:
         """``clip(relu(x), bound)`` as it is traced: its neurons fire where it clips.
 
-        >>> import jax.numpy as jnp
-        >>> from tcl_jax.graph import Population
-        >>> Population.clipped(jnp.asarray(4.0)).unit.item()
-        1.0
+                >>> import jax
+        import jax.numpy as jnp
+                >>> from tcl_jax.graph import Population
+                >>> Population.clipped(jnp.asarray(4.0)).unit.item()
+                1.0
         """
         return cls(bound, bound, jnp.ones((), bound.dtype))
 
@@ -87,7 +87,7 @@ Kind = Op | Input | Population | Output
 K = TypeVar("K", bound=Kind, covariant=True)
 
 
-@leaves("op")
+@partial(jax.tree_util.register_dataclass, data_fields=["op"], meta_fields=["inputs", "name"])
 @dataclass(frozen=True)
 class Node(Generic[K]):
     """Something that a graph does with values, and where those come from.
@@ -116,13 +116,3 @@ def free(name: str, taken: Container[str]) -> str:
 def unknown(op: object) -> TypeError:
     """For the end of a choice over kinds of nodes: a new kind must be thought of in each."""
     return TypeError(f"{type(op).__name__} is a kind of node that is not provided for here")
-
-
-KINDS: dict[str, type[Kind]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Input, Quantise, Conv, Dense, Scale, Pool, Sum),
-        *(Reshape, Transpose, Add, Concat, Pad, Slice, Population, Output),
-    )
-}
-"""By the name that an artifact on disk has for it."""

@@ -53,7 +53,7 @@ def quantise(graph: g.SpikingGraph, images: Real[Array, "b ..."]) -> g.SpikingGr
     >>> graph = simulation.quantise(convert(network, jnp.eye(2), x), x)
     >>> [str(node.op.kernel.dtype) for node in graph.nodes if hasattr(node.op, "kernel")]
     ['int8', 'int8']
-    >>> simulation.simulate(graph, x, timesteps=8).counts.tolist()
+    >>> simulation.simulate(graph, x, timesteps=8).output.counts.tolist()
     [[8, 4]]
     """
     largest = float(jnp.max(jnp.abs(images)))

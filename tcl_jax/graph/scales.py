@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tcl_jax.graph.graph import SpikingGraph, reached
-from tcl_jax.graph.nodes import Kind, Node, Scale, free
+from tcl_jax.graph.nodes import Kind, Node, free
 from tcl_jax.graph.ops.base import Op, Scales, Shape, compact, equal, fits, rounded, wide
+from tcl_jax.graph.ops.weights import Scale
 
 _ONE = np.ones(())
 _NOTHING = np.zeros(())

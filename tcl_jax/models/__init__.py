@@ -1,8 +1,7 @@
 """The networks, by name."""
 
-import difflib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,27 +17,39 @@ from tcl_jax.models.resnet import ResNet as ResNet
 from tcl_jax.models.resnet import resnet20, resnet34, resnet50
 from tcl_jax.models.vgg import VGG as VGG
 from tcl_jax.models.vgg import vgg15, vgg16, vgg16_imagenet
-
-# Each with the side of the smallest image of which its strides and pools leave something.
-_REGISTRY: dict[str, tuple[Callable[..., nn.Module], int]] = {
-    "cnet": (CNET, 4),
-    "cnn3": (CNN3, 8),
-    "cnn4": (cnn4, 4),
-    "vgg15": (vgg15, 32),
-    "vgg16": (vgg16, 32),
-    "vgg16_imagenet": (vgg16_imagenet, 32),
-    "resnet20": (resnet20, 4),
-    "resnet34": (resnet34, 32),
-    "resnet50": (resnet50, 32),
-    "mobilenet": (mobilenet, 16),
-    "mobilenet_imagenet": (mobilenet_imagenet, 32),
-    "inception_v3": (InceptionV3, 75),
-}
+from tcl_jax.registry import Registry
 
 
-def names() -> tuple[str, ...]:
-    """Names that `create` knows."""
-    return tuple(_REGISTRY)
+class Network(NamedTuple):
+    """A network that has a name.
+
+    Attributes:
+        make: its module, of `num_classes`, `tcl`, `lam` and `dtype`.
+        smallest: side of the smallest image of which its strides and pools leave something.
+    """
+
+    make: Callable[..., nn.Module]
+    smallest: int
+
+
+NETWORKS = Registry(
+    "network",
+    {
+        "cnet": Network(CNET, 4),
+        "cnn3": Network(CNN3, 8),
+        "cnn4": Network(cnn4, 4),
+        "vgg15": Network(vgg15, 32),
+        "vgg16": Network(vgg16, 32),
+        "vgg16_imagenet": Network(vgg16_imagenet, 32),
+        "resnet20": Network(resnet20, 4),
+        "resnet34": Network(resnet34, 32),
+        "resnet50": Network(resnet50, 32),
+        "mobilenet": Network(mobilenet, 16),
+        "mobilenet_imagenet": Network(mobilenet_imagenet, 32),
+        "inception_v3": Network(InceptionV3, 75),
+    },
+)
+"""All that `create` knows."""
 
 
 def create(
@@ -53,7 +64,7 @@ def create(
     """Make a network by name, for images of one shape.
 
     Args:
-        name: one of `names()`.
+        name: one of `NETWORKS`.
         image_shape: height, width and channels of its images; checked against what the network
             can pool, channels are free.
         num_classes: number of logits.
@@ -68,11 +79,7 @@ def create(
     >>> models.create("cnet", image_shape=(28, 28, 1), num_classes=10).tcl
     True
     """
-    if name not in _REGISTRY:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"unknown network {name!r}: {hint}The networks are {', '.join(names())}")
-    network, smallest = _REGISTRY[name]
+    make, smallest = NETWORKS.find(name)
     height, width, _ = image_shape
     if min(height, width) < smallest:
         raise InputError(
@@ -81,4 +88,4 @@ def create(
         )
     if not lam > 0:
         raise InputError(f"λ must start above 0, got {lam}")
-    return network(num_classes=num_classes, tcl=tcl, lam=lam, dtype=dtype)
+    return make(num_classes=num_classes, tcl=tcl, lam=lam, dtype=dtype)

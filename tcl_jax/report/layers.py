@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
-from tcl_jax.simulation.neurons import Neurons
+from tcl_jax.simulation.neurons import IF
+from tcl_jax.simulation.settings import Simulation
 from tcl_jax.simulation.simulator import check_times, init_state, step
 
 _BINS = 100
@@ -180,8 +181,8 @@ def _of_batch(
         return (state, {n: c + spikes[n] for n, c in counts.items()}), None
 
     names = [n.name for n in graph.neurons]
-    state = init_state(graph, x.shape[0], Neurons(v0=v0))
-    start = {n: state.membrane[n] for n in names}
+    state = init_state(graph, x.shape[0], Simulation(IF(v0=v0)))
+    start = state.neurons
     carry = (state, {n: jnp.zeros_like(start[n]) for n in names})
     rates: dict[int, Any] = {}
     totals: dict[int, Any] = {}
@@ -192,7 +193,7 @@ def _of_batch(
         (state, counts) = carry
         rates[t], totals[t] = {}, {}
         for n in names:
-            left = state.membrane[n]
+            left = state.neurons[n]
             found = _split(activations[n], counts[n], left - start[n], t, v0)
             found |= {"rate": counts[n] / t, "saturated": (left >= 1).astype(left.dtype)}
             weight = mask.reshape(-1, *(1,) * (left.ndim - 1))

@@ -23,12 +23,12 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
-from tcl_jax.simulation.coding import ANALOG
-from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, by_class, charge, check_labels, classify
+from tcl_jax.simulation.readout import by_class, check_labels
+from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.simulation.simulator import (
     State,
     check_times,
+    classify,
     init_state,
     read_from,
     scan,
@@ -37,7 +37,7 @@ from tcl_jax.simulation.simulator import (
 
 
 def read(
-    graph: g.SpikingGraph, state: State, readout: Readout
+    graph: g.SpikingGraph, state: State, settings: Simulation = PAPER
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
     r"""The class at some t, and its margin,
 
@@ -49,20 +49,21 @@ def read(
     Args:
         graph: the network, of one class an image.
         state: at t.
-        readout: how a class is read.
+        settings: what it was simulated with.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
     >>> from tcl_jax.simulation.adaptive import read
     >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(2), [jnp.ones((1, 2))])
     >>> state = simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8)
-    >>> classes, margin = read(graph, state, "spikes")
+    >>> classes, margin = read(graph, state)
     >>> classes.item(), margin.item()
     (1, 4.0)
     """
-    _check_single_class(state.counts)
-    classes = classify(graph, state, readout)
-    charges = by_class(charge(graph, state) / graph.output.op.threshold)
+    output = graph.output.op
+    charges = settings.readout.charge(state.output, output) / output.threshold
+    _check_single_class(charges.shape[1:])
+    classes, charges = classify(graph, state, settings), by_class(charges)
     own = jnp.arange(charges.shape[-1])[None] == classes[:, None]
     others = jnp.max(jnp.where(own, -jnp.inf, charges), -1)
     return classes, jnp.max(jnp.where(own, charges, -jnp.inf), -1) - others
@@ -124,10 +125,8 @@ def record(
     graph: g.SpikingGraph,
     batches: Iterable[dict[str, Any]],
     timesteps: int,
+    settings: Simulation = PAPER,
     *,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    delay: int = 0,
     done: Callable[[int], None] = lambda images: None,
 ) -> Record:
     """Simulate images to the end, and keep class and margin at every t.
@@ -136,45 +135,36 @@ def record(
         graph: the network.
         batches: as `latency_curve` takes them.
         timesteps: the longest latency T.
-        readout: how a class is read.
-        neurons, delay: as `tcl_jax.simulation.run` has them; until the delay has passed, margins
-            are −∞.
+        settings: neurons, readout and their numbers; until a delay has passed, margins are −∞.
         done: told the number of images after each batch.
 
     Raises:
         InputError: `timesteps` is not above 0, the images do not fit the graph or the labels not
             its output, images have several classes, or there are none.
     """
-    check_times(timesteps, delay)
+    check_times(timesteps)
     found = []
     for batch in batches:
         labels, kept = np.asarray(batch["label"]), np.asarray(batch["mask"], bool)
-        how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
-        classes, margins = _record(graph, jnp.asarray(batch["image"]), timesteps=timesteps, **how)
+        classes, margins = _record(graph, jnp.asarray(batch["image"]), timesteps, settings)
         check_labels(classes.shape[1:], labels.shape, kept.shape)
         found.append((np.asarray(classes)[:, kept], np.asarray(margins)[:, kept], labels[kept]))
         done(int(kept.sum()))
     if not found:
         raise InputError("there are no images to simulate: give at least one batch")
     classes, margins, labels = (np.concatenate(part, -1) for part in zip(*found, strict=True))
-    margins[:delay] = -np.inf
+    margins[: settings.delay] = -np.inf
     return Record(classes, margins, labels)
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout"))
+@partial(jax.jit, static_argnames="timesteps")
 def _record(
-    graph: g.SpikingGraph,
-    x: Real[Array, "b ..."],
-    *,
-    timesteps: int,
-    readout: Readout,
-    neurons: Neurons,
-    delay: int,
+    graph: g.SpikingGraph, x: Real[Array, "b ..."], timesteps: int, settings: Simulation
 ) -> tuple[Int[Array, "t b"], Float[Array, "t b"]]:
     def reading(state: State, spikes: dict[str, Array]) -> Any:
-        return read(graph, state, readout)
+        return read(graph, state, settings)
 
-    return scan(graph, x, timesteps, reading, neurons, ANALOG, delay)[1]
+    return scan(graph, x, timesteps, reading, settings)[1]
 
 
 def calibrate(held_out: Record, max_loss: float) -> float:
@@ -247,12 +237,10 @@ def decide(
     batches: Iterable[dict[str, Any]],
     bound: float,
     timesteps: int,
+    settings: Simulation = PAPER,
     *,
     slots: int = 100,
     chunk: int = 8,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    delay: int = 0,
     place: Callable[[Any], Any] = lambda tree: jax.tree.map(jnp.asarray, tree),
     done: Callable[[int], None] = lambda images: None,
 ) -> Decisions:
@@ -262,19 +250,18 @@ def decide(
 
     Args:
         graph: the network.
-        batches: as `latency_curve` takes them, of any size; images are fed as analog currents.
+        batches: as `latency_curve` takes them, of any size.
         bound: on the margin.
         timesteps: the longest latency T.
+        settings: neurons, readout and their numbers; the coding is one of a constant current.
         slots: images that are simulated at the same time.
         chunk: steps between two looks at which images are finished.
-        readout: how a class is read.
-        neurons, delay: as `tcl_jax.simulation.run` has them.
         place: lays the slots' arrays over devices.
         done: told the number of images that have just finished.
 
     Raises:
-        InputError: a number is not above 0, the images do not fit the graph or the labels not its
-            output, images have several classes, or there are none.
+        InputError: a number is not above 0, the coding is of spikes, the images do not fit the
+            graph or the labels not its output, images have several classes, or there are none.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert
@@ -286,7 +273,8 @@ def decide(
     >>> found.classes.tolist(), found.steps.tolist()
     ([1, 0, 0], [2, 6, 2])
     """
-    check_times(timesteps, delay)
+    check_times(timesteps)
+    check_coding(settings)
     if slots < 1 or chunk < 1:
         raise InputError("adaptive latency needs at least one slot, and one step in a chunk")
     waiting = _single(batches)
@@ -295,10 +283,9 @@ def decide(
     labels: list[int] = []
     found: dict[int, tuple[int, int]] = {}
     nothing = jnp.zeros(slots, jnp.int32)
-    state = init_state(graph, slots, neurons)
-    _check_single_class(state.counts)
+    _check_single_class(g.shapes(graph)[graph.output.name])
+    state = init_state(graph, slots, settings)
     at = place(_Slots(state, nothing, nothing, nothing))
-    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "chunk": chunk}
     least = np.asarray(bound, graph.dtype)
     while True:
         fresh = np.zeros(slots, bool)
@@ -310,7 +297,7 @@ def decide(
             break
         # JAX may still read from a NumPy array that it was given.
         inputs = place({"x": images.copy(), "fresh": fresh})
-        at = _advance(graph, at, inputs, least, (timesteps, delay), **how)
+        at = _advance(graph, at, inputs, least, timesteps, settings, chunk=chunk)
         stopped, classes = np.asarray(at.stopped), np.asarray(at.classes)
         finished = np.flatnonzero((stopped > 0) & (number >= 0))
         for slot in finished:
@@ -332,40 +319,45 @@ def _single(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[np.ndarray, int
         yield from zip(x[mask], labels[mask].tolist(), strict=True)
 
 
-def _check_single_class(counts: Real[Array, "b ..."]) -> None:
-    if places := "×".join(map(str, counts.shape[1:-1])):
+def check_coding(settings: Simulation) -> None:
+    """Raises InputError where images are fed as spikes: each would need a time of its own."""
+    if not settings.coding.constant:
+        raise InputError("adaptive latency is for images fed as currents: leave --coding analog")
+
+
+def _check_single_class(output: tuple[int, ...]) -> None:
+    if places := "×".join(map(str, output[:-1])):
         raise InputError(
             "adaptive latency ends an image as its class is safe, but the network gives a class to "
             f"each of its {places} places: simulate it to fixed T"
         )
 
 
-@partial(jax.jit, static_argnames=("readout", "chunk"))
+@partial(jax.jit, static_argnames="chunk")
 def _advance(
     graph: g.SpikingGraph,
     at: _Slots,
     inputs: dict[str, Array],
     bound: Float[Array, ""],
-    limits: tuple[Int[Array, ""], Int[Array, ""]],
+    timesteps: Int[Array, ""] | int,
+    settings: Simulation,
     *,
-    readout: Readout,
-    neurons: Neurons,
     chunk: int,
 ) -> _Slots:
     """Some steps of all slots, of which the fresh ones start anew."""
     x, fresh = inputs["x"], inputs["fresh"]
-    timesteps, delay = limits
     start = jnp.zeros_like(at.t)
-    new = _Slots(init_state(graph, x.shape[0], neurons), start, start, start)
+    new = _Slots(init_state(graph, x.shape[0], settings), start, start, start)
     at = jax.tree.map(lambda a, b: jnp.where(_rows(fresh, a), b, a), at, new)
     constant = g.constant_values(graph, x)
 
     def body(at: _Slots, _: None) -> tuple[_Slots, None]:
-        state, _spikes = step(graph, at.state, constant, neurons)
+        state, _spikes = step(graph, at.state, constant, settings)
         t = at.t + 1
-        state = read_from(graph, state, t > delay)
-        classes, margin = read(graph, state, readout)
-        safe = (margin >= bound) & (t > delay) | (t == timesteps)
+        begun = t > settings.delay
+        state = read_from(at.state, state, begun)
+        classes, margin = read(graph, state, settings)
+        safe = (margin >= bound) & begun | (t == timesteps)
         now = safe & (at.stopped == 0)
         stopped = jnp.where(now, t, at.stopped)
         return _Slots(state, t, stopped, jnp.where(now, classes, at.classes)), None

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,19 +11,22 @@ import numpy as np
 
 from tcl_jax import cluster, provenance
 from tcl_jax.data import Source
-from tcl_jax.errors import InputError
 from tcl_jax.files import write_json
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
 from tcl_jax.report import progress
 from tcl_jax.report.plots import plot_adaptive
 from tcl_jax.runs.converted import open_converted
-from tcl_jax.simulation.adaptive import calibrate, check_calibration, decide, record
-from tcl_jax.simulation.coding import ANALOG, Coding
+from tcl_jax.simulation.adaptive import (
+    calibrate,
+    check_calibration,
+    check_coding,
+    decide,
+    record,
+)
 from tcl_jax.simulation.lowering import lower
-from tcl_jax.simulation.neurons import IF, Neurons
 from tcl_jax.simulation.of_run import check_numbers
-from tcl_jax.simulation.readout import Readout
+from tcl_jax.simulation.settings import PAPER, Simulation
 
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
 _T = TypeVar("_T")
@@ -32,15 +34,12 @@ _T = TypeVar("_T")
 
 def adapt_run(
     folder: Path,
-    *,
     timesteps: int,
+    settings: Simulation = PAPER,
+    *,
     max_loss: float,
     snn: str = "snn",
     output: Path | None = None,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
     images: int | None = None,
     calibration_images: int = 2000,
     batch_size: int = 100,
@@ -58,12 +57,11 @@ def adapt_run(
     Args:
         folder: the run's folder.
         timesteps: the longest latency T.
+        settings: neurons, readout and their numbers; the coding is analog, for of spikes the time
+            would count for each image on its own.
         max_loss: accuracy that may be lost against fixed T, in points.
         snn: name of the spiking network within the run's folder.
         output: folder to write to; the run's for ``snn``, else the spiking network's.
-        readout: how a class is read.
-        neurons, delay: as `tcl_jax.simulation.run` has them.
-        coding: analog; of spikes the time would count for each image on its own.
         images: number of test images; None takes all.
         calibration_images: number of training images, from the last.
         batch_size: images at a time, over all devices.
@@ -78,18 +76,8 @@ def adapt_run(
             coding is not analog, or there is no such spiking network or it is damaged.
     """
     counts = {"batch_size": batch_size, "images": images, "calibration_images": calibration_images}
-    check_numbers(timesteps, delay, **counts)
-    if not coding.constant:
-        raise InputError("adaptive latency is for images fed as currents: leave --coding analog")
-    settings = provenance.fingerprint(
-        timesteps=timesteps,
-        max_loss=max_loss,
-        readout=readout,
-        neurons=neurons,
-        delay=delay,
-        images=images,
-        calibration_images=calibration_images,
-    )
+    check_numbers(timesteps, settings.delay, **counts)
+    check_coding(settings)
     converted = open_converted(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
     artifact, about, info = converted.artifact, converted.artifact.about, converted.dataset.info
     fingerprint = artifacts.fingerprint(converted.place)
@@ -101,7 +89,6 @@ def adapt_run(
     mesh = cluster.data_mesh()
     cluster.check_batch_size(batch_size, mesh)
     graph = cluster.replicate(lower(artifact.graph), mesh)
-    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "delay": delay}
 
     def tested() -> Iterator[dict[str, Any]]:
         return converted.test_batches(batch_size, total, mesh)
@@ -111,16 +98,18 @@ def adapt_run(
             return cluster.shard_batch(jax.tree.map(np.asarray, tree), mesh)
 
         return decide(
-            graph, batches, bound, timesteps, slots=batch_size, place=place, **how, **more
+            graph, batches, bound, timesteps, settings, slots=batch_size, place=place, **more
         )
 
     with progress.bar("calibrating", total=held, unit="images") as done:
         last = _last_images(converted.dataset.train, held, batch_size)
         batches = converted.laid_out(last, mesh)
-        held_out = record(graph, batches, timesteps, **how, done=done)
+        held_out = record(graph, batches, timesteps, settings, done=done)
     bound = calibrate(held_out, max_loss / 100)
     with progress.bar("at fixed T", total=total, unit="images") as done:
-        fixed, fixed_seconds = _timed(lambda: record(graph, tested(), timesteps, **how, done=done))
+        fixed, fixed_seconds = _timed(
+            lambda: record(graph, tested(), timesteps, settings, done=done)
+        )
     adaptive(islice(tested(), 1), -np.inf)  # compiles
     with progress.bar("adaptively", total=total, unit="images") as done:
         found, seconds = _timed(lambda: adaptive(tested(), bound, done=done))
@@ -147,15 +136,19 @@ def adapt_run(
         "stopped_at": np.bincount(found.steps, minlength=timesteps + 1)[1:].tolist(),
         "seconds": {"fixed": fixed_seconds, "adaptive": seconds},
         "differ_from_fixed_simulation": int(differ.sum()),
-        "readout": readout,
-        **asdict(neurons),
-        "delay": delay,
+        **settings.said(),
         "batch_size": batch_size,
         "snn": snn,
         "norm": about["norm"],
         "network": about["network"],
         "data": about["data"]["name"],
-        "settings": settings,
+        "settings": of_settings(
+            timesteps,
+            settings,
+            max_loss=max_loss,
+            images=images,
+            calibration_images=calibration_images,
+        ),
         "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
@@ -169,6 +162,13 @@ def adapt_run(
         title=f"{content['network']} on {content['data']}, {content['images']} test images",
     )
     return content
+
+
+def of_settings(timesteps: int, settings: Simulation, **others: Any) -> str:
+    """Of all that a record of adaptive latency depends on, beside the network."""
+    free = settings.distinguished()
+    del free["coding"]  # there is one
+    return provenance.fingerprint(timesteps=timesteps, **free, **others)
 
 
 def _last_images(source: Source, count: int, batch_size: int) -> Iterator[dict[str, Any]]:

@@ -1,85 +1,106 @@
-"""Coding: what the images are to the first layer at every step."""
+"""Codings: what the images are to the first layer at every step."""
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
-from typing import Literal, get_args
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Real, UInt32
+from jaxtyping import Array, Int, Key, Real, UInt32
 
-from tcl_jax.errors import InputError
-
-Kind = Literal["analog", "poisson", "rate"]
+from tcl_jax.registry import Choice, Choices
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Coding:
-    """How images are fed; the default is the paper's.
+class Coding(Choice, ABC):
+    """How images are fed: a dataclass of its numbers, registered in `CODINGS`."""
 
-    A pytree of its seed, so that one compilation serves all.
+    constant: ClassVar[bool] = False
+    """Whether the input is the same at every step."""
+
+    @abstractmethod
+    def encode(
+        self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
+    ) -> Real[Array, "b ..."]:
+        """The input at a step.
+
+        Args:
+            x: images.
+            t: the step, from 1.
+            key: for what is drawn: of the simulation's seed, the same at every step.
+        """
+
+
+CODINGS: Choices[Coding] = Choices("coding")
+"""All codings, by name."""
+
+
+@CODINGS.register("analog")
+@dataclass(frozen=True)
+class Analog(Coding):
+    """A constant current, as in the paper."""
+
+    reference: ClassVar[str] = "Ho & Chang 2021"
+    constant: ClassVar[bool] = True
+
+    def encode(
+        self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
+    ) -> Real[Array, "b ..."]:
+        return x
+
+
+@CODINGS.register("rate")
+@dataclass(frozen=True)
+class Rate(Coding):
+    """Spikes at regular intervals: whenever ⌊t |x|/A⌋ rises.
+
+    They are of size A, the largest |x| of an image, with x's sign: their mean over time is x.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax.simulation import Rate
+    >>> x, key = jnp.array([[2.0, -1.0, 0.5]]), jax.random.key(0)
+    >>> [Rate().encode(x, t, key).tolist()[0] for t in (1, 2, 3, 4)]
+    [[2.0, 0.0, 0.0], [2.0, -2.0, 0.0], [2.0, 0.0, 0.0], [2.0, -2.0, 2.0]]
     """
 
-    coding: Kind = field(default="analog", metadata={"static": True})
-    """A constant current, as in the paper, or spikes: Poisson, or at regular intervals (rate)."""
-    seed: int = 0
-    """Seed of the Poisson spikes."""
-
-    def __post_init__(self):
-        if self.coding not in get_args(Kind):
-            raise InputError(f"--coding must be analog, poisson or rate, got {self.coding!r}")
-        if isinstance(self.seed, Integral) and not 0 <= self.seed < 2**31:
-            raise InputError(f"--seed must be from 0 to 2^31 - 1, got {self.seed}")
-
-    @property
-    def constant(self) -> bool:
-        """Whether the input is the same at every step."""
-        return self.coding == "analog"
+    def encode(
+        self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
+    ) -> Real[Array, "b ..."]:
+        size, rate = _sizes_and_rates(x)
+        now, before = jnp.asarray(t, rate.dtype), jnp.asarray(t - 1, rate.dtype)
+        spikes = jnp.floor(now * rate) > jnp.floor(before * rate)
+        return jnp.where(spikes, jnp.sign(x) * size, 0)
 
 
-ANALOG = Coding()
-"""A constant current: the paper's input."""
-
-
-def encode(
-    coding: Coding, x: Real[Array, "b ..."], t: Int[Array, ""] | int
-) -> Real[Array, "b ..."]:
-    r"""The input at step t = 1, 2, ...
-
-    Spikes of a value x are of size A, the largest |x| of its image, have the sign of x, and come at
-    rate |x|/A: drawn independently (``poisson``; Bernoulli, in discrete time), or whenever
-    ⌊t |x|/A⌋ rises (``rate``).  Their mean over time is x.
+@CODINGS.register("poisson")
+@dataclass(frozen=True)
+class Poisson(Coding):
+    """Spikes like those of `Rate`, drawn independently: Bernoulli, in discrete time.
 
     What is drawn depends on the seed, the step and the image itself, not on its place in a batch:
     whatever the batches, the same image is fed the same spikes.
-
-    Args:
-        coding: which.
-        x: images.
-        t: the step.
-
-    >>> import jax.numpy as jnp
-    >>> from tcl_jax.simulation import Coding, encode
-    >>> x = jnp.array([[2.0, -1.0, 0.5]])
-    >>> [encode(Coding("rate"), x, t).tolist()[0] for t in (1, 2, 3, 4)]
-    [[2.0, 0.0, 0.0], [2.0, -2.0, 0.0], [2.0, 0.0, 0.0], [2.0, -2.0, 2.0]]
     """
-    if coding.constant:
-        return x
-    size = jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), keepdims=True)
-    rate = jnp.abs(x) / jnp.where(size > 0, size, 1)
-    if coding.coding == "rate":
-        now, before = jnp.asarray(t, rate.dtype), jnp.asarray(t - 1, rate.dtype)
-        spikes = jnp.floor(now * rate) > jnp.floor(before * rate)
-    else:
-        # Named, for JAX's other generators draw by place in what is mapped over.
-        key = jax.random.fold_in(jax.random.key(coding.seed, impl="threefry2x32"), t)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(_digest(x))
+
+    def encode(
+        self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
+    ) -> Real[Array, "b ..."]:
+        size, rate = _sizes_and_rates(x)
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, t)))(_digest(x))
         draw = partial(jax.random.uniform, shape=x.shape[1:], dtype=x.dtype)
-        spikes = jax.vmap(draw)(keys) < rate
-    return jnp.where(spikes, jnp.sign(x) * size, 0)
+        return jnp.where(jax.vmap(draw)(keys) < rate, jnp.sign(x) * size, 0)
+
+
+def key_of(seed: Int[Array, ""] | int) -> Key[Array, ""]:
+    """The key of a simulation's seed."""
+    # Named, for JAX's other generators draw by place in what is mapped over.
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def _sizes_and_rates(x: Real[Array, "b ..."]) -> tuple[Array, Array]:
+    """A of each image, and |x|/A."""
+    size = jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), keepdims=True)
+    return size, jnp.abs(x) / jnp.where(size > 0, size, 1)
 
 
 def _digest(x: Real[Array, "b ..."]) -> UInt32[Array, " b"]:

@@ -30,10 +30,10 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
-from tcl_jax.simulation.coding import ANALOG, Coding
-from tcl_jax.simulation.latency import sum_over
-from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, classes_in, correct
+from tcl_jax.promotion import against
+from tcl_jax.simulation.latency import correct, sum_over
+from tcl_jax.simulation.readout import classes_in
+from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.simulation.simulator import State, check_times, scan
 
 _Values = dict[str, Any]
@@ -267,12 +267,9 @@ def measure(
     graph: g.SpikingGraph,
     batches: Iterable[dict[str, Any]],
     timesteps: int,
+    settings: Simulation = PAPER,
     *,
     counted: g.SpikingGraph | None = None,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[Float[np.ndarray, " t"], Activity]:
     """Accuracy at every latency, as `latency_curve` has it, and what the network did meanwhile.
@@ -283,9 +280,8 @@ def measure(
         graph: the network.
         batches: as `latency_curve` takes them.
         timesteps: the longest latency T.
+        settings: neurons, coding, readout and their numbers.
         counted: the network before it was lowered; `graph` when None.
-        readout: how a class is read.
-        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
         done: told the number of images after each batch.
 
     Returns:
@@ -306,40 +302,36 @@ def measure(
     >>> activity.analog.macs, activity.operations().tolist()  # spikes: one, two, one, two
     (4, [2.0, 6.0, 8.0, 12.0])
     """
-    check_times(timesteps, delay)
+    check_times(timesteps)
     counted = graph if counted is None else counted
     synapses = fan_outs(counted)
-    if coding.constant:
+    constant = settings.coding.constant
+    if constant:
         del synapses[graph.input.name]
-    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
 
     def of_batch(batch: dict[str, Any]) -> Any:
         x, labels, mask = (jnp.asarray(batch[of]) for of in ("image", "label", "mask"))
-        kept = {"timesteps": timesteps, "delay": delay, **how}
-        return *_of_batch(graph, synapses, x, labels, mask, **kept), classes_in(labels, mask)
+        found = _of_batch(graph, synapses, x, labels, mask, timesteps, settings)
+        return *found, classes_in(labels, mask)
 
     (right, spikes, classes), images = sum_over(batches, of_batch, done)
     layers = tuple(
         LayerActivity(name, s.index.size, spikes[name].sum(1), spikes[name] @ np.asarray(s.values))
         for name, s in synapses.items()
     )
-    analog = analog_operations(counted, first=True) if coding.constant else Operations(0, 0)
+    analog = analog_operations(counted, first=True) if constant else Operations(0, 0)
     return right / classes, Activity(images, layers, analog, analog_operations(counted))
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout"))
+@partial(jax.jit, static_argnames="timesteps")
 def _of_batch(
     graph: g.SpikingGraph,
     synapses: Mapping[str, FanOut],
     x: Real[Array, "b ..."],
     labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
-    *,
     timesteps: int,
-    readout: Readout,
-    neurons: Neurons,
-    coding: Coding,
-    delay: int,
+    settings: Simulation,
 ) -> tuple[Int[Array, " t"], dict[str, Int[Array, "t k"]]]:
     """Classes that are right, and spikes by layer and fan-out, at every step."""
     largest = max(s.index.size for s in synapses.values())
@@ -350,18 +342,27 @@ def _of_batch(
         )
 
     def observe(state: State, spikes: dict[str, Array]) -> Any:
-        right = correct(graph, state, labels, mask, readout)
-        return right, {n: _by_fan_out(s, spikes[n], mask) for n, s in synapses.items()}
+        right = correct(graph, state, labels, mask, settings)
+        events = {graph.input.name: spikes.get(graph.input.name, jnp.zeros(())) != 0}
+        events |= {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
+        return right, {n: _by_fan_out(s, events[n], mask) for n, s in synapses.items()}
 
-    return scan(graph, x, timesteps, observe, neurons, coding, delay)[1]
+    return scan(graph, x, timesteps, observe, settings)[1]
+
+
+def _numbers(spikes: Real[Array, "b ..."], threshold: Real[Array, "..."]) -> Array:
+    """Of spikes, of which a neuron can have several in a step."""
+    if jnp.issubdtype(spikes.dtype, jnp.integer):
+        return spikes
+    return jnp.rint(spikes / against(threshold, spikes)).astype(jnp.int32)
 
 
 def _by_fan_out(
-    synapses: FanOut, spikes: Real[Array, "b ..."], mask: Bool[Array, " b"]
+    synapses: FanOut, events: Bool[Array, "b ..."] | Int[Array, "b ..."], mask: Bool[Array, " b"]
 ) -> Int[Array, " k"]:
     """Numbers of spikes in a step, by the fan-out of their site."""
-    counts = mask.reshape(-1, *(1,) * (spikes.ndim - 1))
-    fired = jnp.sum((spikes != 0) & counts, 0, dtype=jnp.int32).reshape(-1, 1)
+    counts = mask.reshape(-1, *(1,) * (events.ndim - 1))
+    fired = jnp.sum(events.astype(jnp.int32) * counts.astype(jnp.int32), 0).reshape(-1, 1)
     # k is small: comparing with every value costs less than a scatter.
     which = synapses.index.reshape(-1, 1) == jnp.arange(len(synapses.values))[None]
     return jnp.sum(jnp.where(which, fired, 0), 0)

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph import SpikingGraph
-from tcl_jax.simulation.coding import ANALOG, Coding
-from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout, classes_in, correct
-from tcl_jax.simulation.simulator import State, check_times, scan
+from tcl_jax.promotion import implicit
+from tcl_jax.simulation.readout import check_labels, classes_in
+from tcl_jax.simulation.settings import PAPER, Simulation
+from tcl_jax.simulation.simulator import State, check_times, classify, scan
 
 
 def correct_by_latency(
@@ -22,12 +22,8 @@ def correct_by_latency(
     x: Real[Array, "b ..."],
     labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
-    *,
     timesteps: int,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
+    settings: Simulation = PAPER,
 ) -> Int[Array, " t"]:
     """How many classes of a batch are right at t = 1, 2, ... `timesteps`.
 
@@ -41,42 +37,56 @@ def correct_by_latency(
             place where the output has more axes than the classes.
         mask: False where an image is padding.
         timesteps: the longest latency T.
-        readout: how a class is read.
-        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
+        settings: neurons, coding, readout and their numbers.
 
     Raises:
-        InputError: `timesteps` is not above 0, `delay` below it, the images do not fit the graph,
-            or the labels not its output.
+        InputError: `timesteps` is not above 0, the images do not fit the graph, or the labels not
+            its output.
     """
-    check_times(timesteps, delay)
-    return _correct(graph, x, labels, mask, timesteps, readout, neurons, coding, delay)
+    check_times(timesteps)
+    return _correct(graph, x, labels, mask, timesteps, settings)
 
 
-@partial(jax.jit, static_argnames=("timesteps", "readout"))
+@partial(jax.jit, static_argnames="timesteps")
 def _correct(
     graph: SpikingGraph,
     x: Array,
     labels: Array,
     mask: Array,
     timesteps: int,
-    readout: Readout,
-    *how: Any,
+    settings: Simulation,
 ) -> Int[Array, " t"]:
     def right(state: State, spikes: dict[str, Array]) -> Array:
-        return correct(graph, state, labels, mask, readout)
+        return correct(graph, state, labels, mask, settings)
 
-    return scan(graph, x, timesteps, right, *how)[1]
+    return scan(graph, x, timesteps, right, settings)[1]
+
+
+def correct(
+    graph: SpikingGraph,
+    state: State,
+    labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
+    mask: Bool[Array, " b"],
+    settings: Simulation,
+) -> Int[Array, ""]:
+    """How many classes of a batch are right, those of padding left out.
+
+    Raises:
+        InputError: there are not as many labels as classes.
+    """
+    classes = classify(graph, state, settings)
+    check_labels(classes.shape, labels.shape, mask.shape)
+    images = mask.astype(bool).reshape(-1, *(1,) * (classes.ndim - 1))
+    with implicit():  # labels are of any type of whole numbers
+        return jnp.sum((classes == labels) & images)
 
 
 def latency_curve(
     graph: SpikingGraph,
     batches: Iterable[dict[str, Any]],
     timesteps: int,
+    settings: Simulation = PAPER,
     *,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
     done: Callable[[int], None] = lambda images: None,
 ) -> Float[np.ndarray, " t"]:
     """Accuracy at every latency up to `timesteps`, exact over batches of any size and padding.
@@ -86,8 +96,7 @@ def latency_curve(
         batches: of ``{"image", "label", "mask"}``, images standardised, labels as
             `correct_by_latency` has them; laid over devices as the caller likes.
         timesteps: the longest latency T.
-        readout: how a class is read.
-        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
+        settings: neurons, coding, readout and their numbers.
         done: told the number of images after each batch.
 
     Returns:
@@ -108,12 +117,11 @@ def latency_curve(
     >>> simulation.latency_curve(graph, [batch], timesteps=2).tolist()
     [0.5, 1.0]
     """
-    check_times(timesteps, delay)
-    how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
+    check_times(timesteps)
 
     def of_batch(batch: dict[str, Any]) -> Any:
         x, labels, mask = (jnp.asarray(batch[of]) for of in ("image", "label", "mask"))
-        right = correct_by_latency(graph, x, labels, mask, timesteps=timesteps, delay=delay, **how)
+        right = correct_by_latency(graph, x, labels, mask, timesteps, settings)
         return right, classes_in(labels, mask)
 
     (right, classes), _images = sum_over(batches, of_batch, done)

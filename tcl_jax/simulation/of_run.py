@@ -1,7 +1,6 @@
 """Simulation of a run's spiking network on its test images: table, curve, plot and summary."""
 
 import csv
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +16,10 @@ from tcl_jax.report import progress
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
 from tcl_jax.runs.converted import open_converted
-from tcl_jax.simulation.coding import ANALOG, Coding
 from tcl_jax.simulation.energy import OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
-from tcl_jax.simulation.neurons import IF, Neurons
-from tcl_jax.simulation.readout import Readout
+from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.simulation.simulator import check_times
 
 PAPER_LATENCIES = (4, 8, 16, 20, 25, 30, 35, 50, 100, 150, 200, 250, 300, 350)
@@ -45,14 +42,11 @@ class Simulated(NamedTuple):
 
 def simulate_run(
     folder: Path,
-    *,
     timesteps: int,
+    settings: Simulation = PAPER,
+    *,
     snn: str = "snn",
     output: Path | None = None,
-    readout: Readout = "spikes",
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
     images: int | None = None,
     batch_size: int = 100,
     cost: OperationCost | None = None,
@@ -70,10 +64,9 @@ def simulate_run(
     Args:
         folder: the run's folder.
         timesteps: the longest latency T.
+        settings: neurons, coding, readout and their numbers.
         snn: name of the spiking network within the run's folder.
         output: folder to write to; the run's for ``snn``, else the spiking network's.
-        readout: how a class is read.
-        neurons, coding, delay: as `tcl_jax.simulation.run` has them.
         images: number of test images; None takes all.
         batch_size: images at a time, over all devices.
         cost: of operations; None does not count them.
@@ -84,16 +77,7 @@ def simulate_run(
         InputError: a number is out of range, there is no such spiking network or it is damaged, or
             the trained one was evaluated on fewer images.
     """
-    check_numbers(timesteps, delay, batch_size=batch_size, images=images)
-    settings = provenance.fingerprint(
-        timesteps=timesteps,
-        readout=readout,
-        neurons=neurons,
-        coding=coding,
-        delay=delay,
-        images=images,
-        cost=cost,
-    )
+    check_numbers(timesteps, settings.delay, batch_size=batch_size, images=images)
     converted = open_converted(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
     artifact, about = converted.artifact, converted.artifact.about
     fingerprint = artifacts.fingerprint(converted.place)
@@ -108,30 +92,28 @@ def simulate_run(
     with progress.bar("simulating", total=count, unit="images") as done:
         graph = cluster.replicate(lower(artifact.graph), mesh)
         batches = converted.test_batches(batch_size, count, mesh)
-        how: dict[str, Any] = {"readout": readout, "neurons": neurons, "coding": coding}
-        how |= {"delay": delay, "done": done}
         activity = None
         if cost is None:
-            curve = latency_curve(graph, batches, timesteps, **how)
+            curve = latency_curve(graph, batches, timesteps, settings, done=done)
         else:
-            curve, activity = measure(graph, batches, timesteps, counted=artifact.graph, **how)
+            counted = artifact.graph
+            curve, activity = measure(
+                graph, batches, timesteps, settings, counted=counted, done=done
+            )
     summary = {
         "timesteps": timesteps,
         "images": count,
         "ann_accuracy": ann_accuracy,
         "ann_accuracy_in": ann,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
-        "readout": readout,
-        **asdict(neurons),
-        **asdict(coding),
-        "delay": delay,
+        **settings.said(),
         "snn": snn,
         "norm": about["norm"],
         "network": about["network"],
         "tcl": about["tcl"],
         "data": about["data"]["name"],
         "trained_in": about["trained_in"],
-        "settings": settings,
+        "settings": of_settings(timesteps, settings, images=images, cost=cost),
         "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
@@ -140,7 +122,7 @@ def simulate_run(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("T", "accuracy"))
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
-    label = f"SNN, {about['norm']} norm, {readout} readout"
+    label = f"SNN, {about['norm']} norm, {settings.readout} readout"
     title = f"{about['network']} on {about['data']['name']}, {count} test images"
     plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
     write_json(output / "summary.json", summary)
@@ -150,6 +132,11 @@ def simulate_run(
         report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
         energy = write_energy(activity, list(curve), ann_accuracy, at, output, **report)
     return Simulated(curve, summary, energy)
+
+
+def of_settings(timesteps: int, settings: Simulation, **others: Any) -> str:
+    """Of all that a record of a simulation depends on, beside the network."""
+    return provenance.fingerprint(timesteps=timesteps, **settings.distinguished(), **others)
 
 
 def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:

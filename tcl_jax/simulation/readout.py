@@ -1,92 +1,124 @@
-"""From output neurons to values and classes, at any t."""
+"""Readouts: from the current into the output neurons to values and classes, at any t."""
 
 import math
-from typing import Literal, get_args
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.errors import InputError
-from tcl_jax.graph import SpikingGraph
-from tcl_jax.promotion import implicit
-from tcl_jax.simulation.simulator import State
-
-Readout = Literal["spikes", "membrane"]
+from tcl_jax.graph import Output
+from tcl_jax.promotion import against
+from tcl_jax.registry import Choice, Choices
 
 
-def charge(graph: SpikingGraph, state: State) -> Real[Array, "b ..."]:
-    r"""All current that has arrived at the output neurons: held, or given away as spikes.
+@dataclass(frozen=True)
+class Readout(Choice, ABC):
+    """What the output's neurons make of their current, and how a class is read from them.
 
-    .. math:: q = V + n V_{thr}
+    A readout is a dataclass of its numbers, registered in `READOUTS`, whose state is any pytree of
+    arrays ``[b, ...]``.  Classes are the last axis of the output; where others lie between it and
+    the batch, as those of an image's pixels, each place has a class of its own.  One logit alone,
+    of shape ``[b]`` or ``[..., 1]``, is told from a second that is always 0: class 1 above 0, else
+    class 0.
     """
-    return state.membrane[graph.output.name] + state.counts * graph.output.op.threshold
+
+    @abstractmethod
+    def init(self, nothing: Real[Array, "b ..."]) -> Any:
+        """The state before the first step; from a current of zeros."""
+
+    @abstractmethod
+    def update(
+        self, state: Any, current: Real[Array, "b ..."], output: Output
+    ) -> tuple[Any, Bool[Array, "b ..."]]:
+        """The state after a step in which so much current arrives, and which neurons fire."""
+
+    @abstractmethod
+    def charge(self, state: Any, output: Output) -> Real[Array, "b ..."]:
+        """All current that has arrived: held, or given away as spikes."""
+
+    def classify(self, state: Any, output: Output) -> Int[Array, "b ..."]:
+        """The class that the output neurons point to: that of the largest charge."""
+        return jnp.argmax(by_class(self.charge(state, output)), -1)
 
 
-def logits(
-    graph: SpikingGraph, state: State, t: Int[Array, ""] | int, delay: int = 0
-) -> Real[Array, "b ..."]:
-    r"""The function's values, as the network has them by step t.
+READOUTS: Choices[Readout] = Choices("readout")
+"""All readouts, by name."""
 
-    .. math:: y(t) = \frac{\lambda}{t - d} (V + n V_{thr})
 
-    with the output's norm-factor λ and the delay d: the mean current into the output neurons, in
-    the units of the function that was converted.  It converges to the function's value as 1/t,
-    positive or negative, of any shape.
+class Counted(NamedTuple):
+    """Output neurons that fire.
 
-    Args:
-        graph: the network.
-        state: after t steps.
-        t: their number.
-        delay: what the state was simulated with.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from tcl_jax import clip, convert, simulation
-    >>> def network(w, x):
-    ...     return clip(jax.nn.relu(x), 1.0) @ w - 1.0
-    >>> x = jnp.array([[0.25, 0.75]])
-    >>> graph = convert(network, 2 * jnp.eye(2), [x])
-    >>> simulation.logits(graph, simulation.simulate(graph, x, timesteps=8), 8).tolist()
-    [[-0.5, 0.5]]
+    Attributes:
+        membrane: membrane potentials V.
+        counts: spikes n so far.
     """
-    return charge(graph, state) * graph.output.op.unit / jnp.maximum(t - delay, 1)
+
+    membrane: Real[Array, "b ..."]
+    counts: Real[Array, "b ..."]
 
 
-def classify(graph: SpikingGraph, state: State, readout: Readout) -> Int[Array, "b ..."]:
-    """The class that the output neurons point to.
+@READOUTS.register("spikes")
+@dataclass(frozen=True)
+class Spikes(Readout):
+    """The neuron that fired most often, as the paper reads a class.
 
-    Classes are the last axis of the output; where others lie between it and the batch, as those of
-    an image's pixels, each place has a class of its own.  One logit alone, of shape ``[b]`` or
-    ``[..., 1]``, is told from a second that is always 0: class 1 above 0, else class 0.
-
-    Args:
-        graph: the network.
-        state: at the time of reading.
-        readout: ``spikes`` takes the neuron that fired most often, as the paper does; of several
-            with as many spikes, where the paper is silent, the one of the highest membrane
-            potential, which is the nearest to its next.  A neuron whose current so far adds up to
-            less than 0 comes after all others, by that sum and whatever it fired at first: so the
-            class is right in the end although every logit is negative.  ``membrane`` takes the
-            largest sum of current, as if the output neurons had no threshold.
-
-    Returns:
-        Class numbers.
-
-    Raises:
-        InputError: there is no such readout.
+    Output neurons integrate and fire from 0, and are reset by subtraction, whatever the hidden ones
+    are.  Of several with as many spikes, where the paper is silent, the one of the highest membrane
+    potential, which is the nearest to its next.  A neuron whose current so far adds up to less than
+    0 comes after all others, by that sum and whatever it fired at first: so the class is right in
+    the end although every logit is negative.
     """
-    if readout not in get_args(Readout):
-        raise InputError(f"unknown readout {readout!r}: choose spikes or membrane")
-    charges = by_class(charge(graph, state))
-    if readout == "membrane":
-        return jnp.argmax(charges, -1)
-    potential = by_class(state.membrane[graph.output.name])
-    negative = charges < 0
-    counts = jnp.where(negative, -1, by_class(state.counts))
-    most = counts == jnp.max(counts, -1, keepdims=True)
-    whole = jnp.issubdtype(potential.dtype, jnp.integer)
-    least = jnp.iinfo(potential.dtype).min if whole else -jnp.inf
-    return jnp.argmax(jnp.where(most, jnp.where(negative, charges, potential), least), -1)
+
+    reference: ClassVar[str] = "Ho & Chang 2021"
+
+    def init(self, nothing: Real[Array, "b ..."]) -> Counted:
+        return Counted(nothing, nothing)
+
+    def update(
+        self, state: Counted, current: Real[Array, "b ..."], output: Output
+    ) -> tuple[Counted, Bool[Array, "b ..."]]:
+        potential = state.membrane + current
+        theta = against(output.threshold, potential)
+        fires = potential >= theta
+        potential = jnp.where(fires, potential - theta, potential)
+        return Counted(potential, state.counts + fires.astype(state.counts.dtype)), fires
+
+    def charge(self, state: Counted, output: Output) -> Real[Array, "b ..."]:
+        r""".. math:: q = V + n V_{thr}"""
+        return state.membrane + state.counts * output.threshold
+
+    def classify(self, state: Counted, output: Output) -> Int[Array, "b ..."]:
+        charges = by_class(self.charge(state, output))
+        potential = by_class(state.membrane)
+        negative = charges < 0
+        counts = jnp.where(negative, -1, by_class(state.counts))
+        most = counts == jnp.max(counts, -1, keepdims=True)
+        whole = jnp.issubdtype(potential.dtype, jnp.integer)
+        least = jnp.iinfo(potential.dtype).min if whole else -jnp.inf
+        return jnp.argmax(jnp.where(most, jnp.where(negative, charges, potential), least), -1)
+
+
+@READOUTS.register("membrane")
+@dataclass(frozen=True)
+class Membrane(Readout):
+    """The largest sum of current, as if the output neurons had no threshold."""
+
+    reference: ClassVar[str] = "Rueckauer et al. 2017"
+
+    def init(self, nothing: Real[Array, "b ..."]) -> Array:
+        return nothing
+
+    def update(
+        self, state: Array, current: Real[Array, "b ..."], output: Output
+    ) -> tuple[Array, Bool[Array, "b ..."]]:
+        return state + current, jnp.zeros(current.shape, bool)
+
+    def charge(self, state: Array, output: Output) -> Real[Array, "b ..."]:
+        return state
 
 
 def by_class(values: Real[Array, "b ..."]) -> Real[Array, "b ... c"]:
@@ -108,25 +140,6 @@ def check_labels(classes: tuple[int, ...], labels: tuple[int, ...], mask: tuple[
                 f"the {name} of a batch of {classes[0]} images have shape {shape}, but {what}: "
                 f"give shape {right}"
             )
-
-
-def correct(
-    graph: SpikingGraph,
-    state: State,
-    labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
-    mask: Bool[Array, " b"],
-    readout: Readout,
-) -> Int[Array, ""]:
-    """How many classes of a batch are right, those of padding left out.
-
-    Raises:
-        InputError: there are not as many labels as classes.
-    """
-    classes = classify(graph, state, readout)
-    check_labels(classes.shape, labels.shape, mask.shape)
-    images = mask.astype(bool).reshape(-1, *(1,) * (classes.ndim - 1))
-    with implicit():  # labels are of any type of whole numbers
-        return jnp.sum((classes == labels) & images)
 
 
 def classes_in(labels: Int[Array, "b ..."] | Bool[Array, "b ..."], mask: Bool[Array, " b"]) -> int:

@@ -1,8 +1,7 @@
-"""Integrate-and-fire simulation of a spiking graph, one time step at a time (Eqs. 1-3)."""
+"""Simulation: `state, x -> state, spikes`, all steps in one scan."""
 
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -21,53 +20,50 @@ from tcl_jax.graph import (
     shapes,
     walk,
 )
-from tcl_jax.simulation.coding import ANALOG, Coding, encode
+from tcl_jax.promotion import against
+from tcl_jax.simulation.coding import key_of
 from tcl_jax.simulation.compiled import compiled_once
-from tcl_jax.simulation.neurons import IF, Neurons, fire, fraction
+from tcl_jax.simulation.settings import PAPER, Simulation
 
 
 class State(NamedTuple):
     """What the neurons remember.
 
     Attributes:
-        membrane: membrane potentials V by neuron name, the output neurons' among them.
-        counts: spikes of the output neurons so far, a delay left out.
-        resting: by neuron name, steps of rest that are left; empty where neurons never rest.
+        neurons: of hidden ones by name, what their model keeps: of the paper's, membrane potentials
+            V.
+        output: what the readout keeps, a delay left out: of the paper's, potentials and counts.
     """
 
-    membrane: dict[str, Real[Array, "b ..."]]
-    counts: Real[Array, "b ..."]
-    resting: dict[str, Int[Array, "b ..."]]
+    neurons: dict[str, Any]
+    output: Any
 
 
-def init_state(graph: SpikingGraph, batch: int, neurons: Neurons = IF) -> State:
+def init_state(graph: SpikingGraph, batch: int, settings: Simulation = PAPER) -> State:
     """Neurons before the first step.
 
     Args:
         graph: thresholds finite.
         batch: number of images.
-        neurons: what they are.
+        settings: what neurons and readout are.
 
     Returns:
         The state at t = 0.
     """
     shape = shapes(graph)
-    membrane = {
-        n.name: jnp.broadcast_to(fraction(neurons.v0, n.op.threshold), (batch, *shape[n.name]))
-        for n in graph.neurons
+    nothing = jnp.zeros((batch, *shape[graph.output.name]), graph.dtype)
+    thresholds = {
+        n.name: jnp.broadcast_to(n.op.threshold, (batch, *shape[n.name])) for n in graph.neurons
     }
-    rested = {n.name: jnp.zeros((batch, *shape[n.name]), jnp.int32) for n in graph.neurons}
-    logits = jnp.zeros((batch, *shape[graph.output.name]), graph.dtype)
-    return State(
-        membrane | {graph.output.name: logits}, logits, rested if neurons.refractory else {}
-    )
+    neurons = {name: settings.neurons.init(theta) for name, theta in thresholds.items()}
+    return State(neurons, settings.readout.init(nothing))
 
 
 def step(
     graph: SpikingGraph,
     state: State,
     constant: dict[str, Real[Array, "b ..."]],
-    neurons: Neurons = IF,
+    settings: Simulation = PAPER,
 ) -> tuple[State, dict[str, Array]]:
     r"""One time step: every layer integrates the spikes that the layer before fires in this step.
 
@@ -78,10 +74,11 @@ def step(
         graph: the network.
         state: at t − 1.
         constant: from `constant_values`: what is the same at every t.
-        neurons: what they are.
+        settings: what neurons and readout are.
 
     Returns:
-        The state at t, and the spikes of every neuron by name.
+        The state at t, and the spikes of every neuron by name: of the size of its threshold, or 1
+        in a graph of whole numbers.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
@@ -90,26 +87,40 @@ def step(
     >>> constant = simulation.constant_values(graph, jnp.full((1, 1), 0.5))
     >>> for t in range(4):
     ...     state, spikes = simulation.step(graph, state, constant)
-    >>> state.counts.item()
+    >>> state.output.counts.item()
     2.0
     """
-    membrane: dict[str, Array] = {}
-    resting: dict[str, Array] = {}
+    neurons: dict[str, Any] = {}
     spikes: dict[str, Array] = {}
+    output = state.output
 
     def integrate_and_fire(node: Node[Population | Output], current: Array) -> Array:
-        name, before = node.name, state.membrane[node.name]
-        model, rest = neurons, state.resting.get(name)
+        nonlocal output
         if isinstance(node.op, Output):
-            model, rest = IF, None
-        membrane[name], spikes[name], rest = fire(model, before, current, node.op.threshold, rest)
-        if rest is not None:
-            resting[name] = rest
-        return spikes[name]
+            output, fired = settings.readout.update(state.output, current, node.op)
+        else:
+            before = state.neurons[node.name]
+            neurons[node.name], fired = settings.neurons.step(before, current, node.op.threshold)
+        spikes[node.name] = _of_size(fired, against(node.op.threshold, current))
+        return spikes[node.name]
 
     walk(graph, constant, apply, integrate_and_fire)
-    fired = (spikes[graph.output.name] > 0).astype(state.counts.dtype)
-    return State(membrane, state.counts + fired, resting), spikes
+    return State(neurons, output), spikes
+
+
+def _of_size(spikes: Array, theta: Array) -> Array:
+    """Spikes, which are there or numbers of such, with their amplitude."""
+    once, whole = spikes.dtype == bool, jnp.issubdtype(theta.dtype, jnp.integer)
+    if whole and not once:
+        raise InputError(
+            "neurons of this model can fire several times in a step, for which a network of whole "
+            "numbers has no room: simulate it before it is quantised"
+        )
+    if whole:
+        return spikes.astype(jnp.int8)
+    if once:
+        return jnp.where(spikes, theta, jnp.zeros_like(theta))
+    return spikes.astype(theta.dtype) * theta
 
 
 def run(
@@ -117,10 +128,7 @@ def run(
     x: Real[Array, "b ..."],
     timesteps: int,
     observe: Callable[[State, dict[str, Array]], Any],
-    *,
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
+    settings: Simulation = PAPER,
 ) -> tuple[State, Any]:
     """All steps, in one `jax.lax.scan`.
 
@@ -133,33 +141,32 @@ def run(
         timesteps: number of steps T.
         observe: from state and spikes at t to what is kept of them; keep little.  Where the images
             are fed as spikes, these are among them, by the input's name.
-        neurons: what they are.
-        coding: how images are fed.
-        delay: what arrives at the output neurons in so many first steps, in which deep networks
-            only fill up, is left out: they start after it.
+        settings: neurons, coding, readout and their numbers.
 
     Returns:
         The state after T steps, and what was kept, with time as the first axis.
 
     Raises:
-        InputError: `timesteps` is not above 0, `delay` is negative, or the images do not fit the
-            graph.
+        InputError: `timesteps` is not above 0, the images do not fit the graph, or it is one of
+            whole numbers and neurons fire more than once in a step.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
     >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(1), [jnp.ones((1, 1))])
     >>> x = jnp.full((1, 1), 0.5)
-    >>> simulation.run(graph, x, 4, lambda state, spikes: state.counts)[1].ravel().tolist()
+    >>> def counts(state, spikes):
+    ...     return state.output.counts
+    >>> simulation.run(graph, x, 4, counts)[1].ravel().tolist()
     [0.0, 1.0, 1.0, 2.0]
-    >>> simulation.run(graph, x, 4, lambda s, _: s.counts, delay=3)[1].ravel().tolist()
+    >>> simulation.run(graph, x, 4, counts, simulation.Simulation(delay=3))[1].ravel().tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
-    check_times(timesteps, delay)
+    check_times(timesteps)
 
-    def all_steps(graph: SpikingGraph, x: Array, *how: Any) -> tuple[State, Any]:
-        return scan(graph, x, timesteps, observe, *how)
+    def all_steps(graph: SpikingGraph, x: Array, settings: Simulation) -> tuple[State, Any]:
+        return scan(graph, x, timesteps, observe, settings)
 
-    return compiled_once(all_steps, graph, x, neurons, coding, delay)
+    return compiled_once(all_steps, graph, x, settings)
 
 
 def scan(
@@ -167,50 +174,44 @@ def scan(
     x: Real[Array, "b ..."],
     timesteps: int,
     observe: Callable[[State, dict[str, Array]], Any],
-    neurons: Neurons,
-    coding: Coding,
-    delay: Int[Array, ""] | int,
+    settings: Simulation,
 ) -> tuple[State, Any]:
     """What every simulation here is made of, to be compiled with what is around it: see `run`."""
     x = images(graph, x)
     fixed = constant_values(graph, x)
+    coding, key = settings.coding, key_of(settings.seed)
 
-    def body(state: State, t: Array) -> tuple[State, Any]:
-        constant = fixed if coding.constant else constant_values(graph, encode(coding, x, t))
-        state, spikes = step(graph, state, constant, neurons)
-        state = read_from(graph, state, t > delay)
+    def body(before: State, t: Array) -> tuple[State, Any]:
+        constant = fixed if coding.constant else constant_values(graph, coding.encode(x, t, key))
+        state, spikes = step(graph, before, constant, settings)
+        state = read_from(before, state, t > settings.delay)
         if not coding.constant:
             spikes = {graph.input.name: constant[graph.input.name], **spikes}
         return state, observe(state, spikes)
 
-    return jax.lax.scan(body, init_state(graph, x.shape[0], neurons), jnp.arange(1, timesteps + 1))
+    return jax.lax.scan(body, init_state(graph, x.shape[0], settings), jnp.arange(1, timesteps + 1))
 
 
-def read_from(graph: SpikingGraph, state: State, begun: Bool[Array, "..."]) -> State:
-    """The state with output neurons as before their first step, except where reading has begun.
+def read_from(before: State, after: State, begun: Bool[Array, "..."]) -> State:
+    """The state after a step, the readout's as before it where reading has not begun.
 
     Args:
-        graph: the network.
-        state: at t.
+        before: the step.
+        after: it.
         begun: for all images, or each ``[b]``.
     """
 
-    def kept(values: Array) -> Array:
-        return jnp.where(begun.reshape(*begun.shape, *(1,) * (values.ndim - begun.ndim)), values, 0)
+    def kept(new: Array, old: Array) -> Array:
+        return jnp.where(begun.reshape(*begun.shape, *(1,) * (new.ndim - begun.ndim)), new, old)
 
-    name = graph.output.name
-    membrane = state.membrane | {name: kept(state.membrane[name])}
-    return state._replace(membrane=membrane, counts=kept(state.counts))
+    return after._replace(output=jax.tree.map(kept, after.output, before.output))
 
 
 def simulate(
     graph: SpikingGraph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    *,
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
-    delay: int = 0,
+    settings: Simulation = PAPER,
 ) -> State:
     """The state after `timesteps` steps; memory does not grow with them.  Arguments as `run` has.
 
@@ -219,25 +220,24 @@ def simulate(
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x), 1.0) @ w
     >>> graph = convert(network, jnp.eye(2), [jnp.ones((1, 2))])
-    >>> simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8).counts.tolist()
+    >>> state = simulation.simulate(graph, jnp.array([[0.25, 0.75]]), timesteps=8)
+    >>> state.output.counts.tolist()
     [[2.0, 6.0]]
     """
-    check_times(timesteps, delay)
-    return _simulate(graph, x, timesteps, neurons, coding, delay)
+    check_times(timesteps)
+    return _simulate(graph, x, timesteps, settings)
 
 
 @partial(jax.jit, static_argnames="timesteps")
-def _simulate(graph: SpikingGraph, x: Array, timesteps: int, *how: Any) -> State:
-    return scan(graph, x, timesteps, lambda state, spikes: None, *how)[0]
+def _simulate(graph: SpikingGraph, x: Array, timesteps: int, settings: Simulation) -> State:
+    return scan(graph, x, timesteps, lambda state, spikes: None, settings)[0]
 
 
 def spike_trains(
     graph: SpikingGraph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    *,
-    neurons: Neurons = IF,
-    coding: Coding = ANALOG,
+    settings: Simulation = PAPER,
 ) -> dict[str, Real[Array, "t b ..."]]:
     """Every spike of every neuron, by name, the output's too: for small networks and inputs.
 
@@ -254,22 +254,58 @@ def spike_trains(
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
     check_times(timesteps)
-    return _spike_trains(graph, x, timesteps, neurons, coding)
+    return _spike_trains(graph, x, timesteps, settings)
 
 
 @partial(jax.jit, static_argnames="timesteps")
 def _spike_trains(
-    graph: SpikingGraph, x: Array, timesteps: int, neurons: Neurons, coding: Coding
+    graph: SpikingGraph, x: Array, timesteps: int, settings: Simulation
 ) -> dict[str, Array]:
     def fired(state: State, spikes: dict[str, Array]) -> dict[str, Array]:
         return {n.name: spikes[n.name] for n in graph.spiking}
 
-    return scan(graph, x, timesteps, fired, neurons, coding, 0)[1]
+    return scan(graph, x, timesteps, fired, settings)[1]
 
 
-def check_times(timesteps: int, delay: int = 0) -> None:
-    """Raises InputError unless there is at least one time step, and no negative delay."""
+def logits(
+    graph: SpikingGraph, state: State, t: Int[Array, ""] | int, settings: Simulation = PAPER
+) -> Real[Array, "b ..."]:
+    r"""The function's values, as the network has them by step t.
+
+    .. math:: y(t) = \frac{\lambda}{t - d} q(t)
+
+    with the output's norm-factor λ, the delay d and the charge q, all current into the output
+    neurons: the mean of that, in the units of the function that was converted.  It converges to the
+    function's value as 1/t, positive or negative, of any shape.
+
+    Args:
+        graph: the network.
+        state: after t steps.
+        t: their number.
+        settings: what the state was simulated with.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax import clip, convert, simulation
+    >>> def network(w, x):
+    ...     return clip(jax.nn.relu(x), 1.0) @ w - 1.0
+    >>> x = jnp.array([[0.25, 0.75]])
+    >>> graph = convert(network, 2 * jnp.eye(2), [x])
+    >>> simulation.logits(graph, simulation.simulate(graph, x, timesteps=8), 8).tolist()
+    [[-0.5, 0.5]]
+    """
+    output = graph.output.op
+    charge = settings.readout.charge(state.output, output)
+    return charge * output.unit / jnp.maximum(t - settings.delay, 1)
+
+
+def classify(
+    graph: SpikingGraph, state: State, settings: Simulation = PAPER
+) -> Int[Array, "b ..."]:
+    """The class that the output neurons point to, by the readout: see `readout.Readout`."""
+    return settings.readout.classify(state.output, graph.output.op)
+
+
+def check_times(timesteps: int) -> None:
+    """Raises InputError unless there is at least one time step."""
     if timesteps < 1:
         raise InputError(f"the number of time steps T must be at least 1, got {timesteps}")
-    if isinstance(delay, Integral) and delay < 0:
-        raise InputError(f"--delay must not be negative, got {delay}")

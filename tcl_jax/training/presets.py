@@ -10,10 +10,9 @@ CNN-3, CNN-4, VGG-15 and Inception-V3 stand in Table II as others' work, which t
 train: their learning rates and α are ours too, those of the networks most like them.
 """
 
-import difflib
 from dataclasses import replace
 
-from tcl_jax.errors import InputError
+from tcl_jax.registry import Registry
 from tcl_jax.training.config import Config, DataConfig, ModelConfig, OptimConfig
 
 _CIFAR = {
@@ -61,45 +60,31 @@ def _short(config: Config) -> Config:
     return replace(config, epochs=5)
 
 
-PRESETS: dict[str, Config] = {
-    "digits-cnet": _digits("cnet", epochs=40),
-    "digits-resnet20": _digits("resnet20", epochs=20),
-    "digits-vgg16": _digits("vgg16", epochs=5, pad_to=32),
-    "digits-mobilenet": _digits("mobilenet", epochs=10, pad_to=16),
-    "fashion_mnist-cnet": _fashion("cnet", epochs=20),
-    "fashion_mnist-resnet20": _fashion("resnet20", epochs=15),
-    "fashion_mnist-vgg16": _fashion("vgg16", epochs=5, pad_to=32),
-    "fashion_mnist-mobilenet": _fashion("mobilenet", epochs=5, pad_to=32),
-    **{f"{d}-{n}": _cifar(d, n, _CIFAR[n]) for d in ("cifar10", "cifar100") for n in _CIFAR},
-    **{
-        f"{d}-{n}-short": _short(_cifar(d, n, _CIFAR[n]))
-        for d in ("cifar10", "cifar100")
-        for n in _CIFAR
+PRESETS = Registry(
+    "preset",
+    {
+        "digits-cnet": _digits("cnet", epochs=40),
+        "digits-resnet20": _digits("resnet20", epochs=20),
+        "digits-vgg16": _digits("vgg16", epochs=5, pad_to=32),
+        "digits-mobilenet": _digits("mobilenet", epochs=10, pad_to=16),
+        "fashion_mnist-cnet": _fashion("cnet", epochs=20),
+        "fashion_mnist-resnet20": _fashion("resnet20", epochs=15),
+        "fashion_mnist-vgg16": _fashion("vgg16", epochs=5, pad_to=32),
+        "fashion_mnist-mobilenet": _fashion("mobilenet", epochs=5, pad_to=32),
+        **{f"{d}-{n}": _cifar(d, n, _CIFAR[n]) for d in ("cifar10", "cifar100") for n in _CIFAR},
+        **{
+            f"{d}-{n}-short": _short(_cifar(d, n, _CIFAR[n]))
+            for d in ("cifar10", "cifar100")
+            for n in _CIFAR
+        },
+        "imagenet2012-vgg16": _imagenet("vgg16_imagenet"),
+        "imagenet2012-resnet34": _imagenet("resnet34"),
+        "imagenet2012-resnet50": _imagenet("resnet50"),
+        "imagenet2012-mobilenet": _imagenet("mobilenet_imagenet"),
+        # Of other people's networks.
+        **{f"cifar10-{n}": _cifar("cifar10", n, _CIFAR["cnet"]) for n in ("cnn3", "cnn4", "vgg15")},
+        "imagenet2012-vgg15": _imagenet("vgg15"),
+        "imagenet2012-inception_v3": _imagenet("inception_v3", image_size=299),
     },
-    "imagenet2012-vgg16": _imagenet("vgg16_imagenet"),
-    "imagenet2012-resnet34": _imagenet("resnet34"),
-    "imagenet2012-resnet50": _imagenet("resnet50"),
-    "imagenet2012-mobilenet": _imagenet("mobilenet_imagenet"),
-    # Of other people's networks.
-    **{f"cifar10-{n}": _cifar("cifar10", n, _CIFAR["cnet"]) for n in ("cnn3", "cnn4", "vgg15")},
-    "imagenet2012-vgg15": _imagenet("vgg15"),
-    "imagenet2012-inception_v3": _imagenet("inception_v3", image_size=299),
-}
-
-
-def get(name: str) -> Config:
-    """The recipe of that name.
-
-    Raises:
-        InputError: there is none.
-
-    >>> from tcl_jax.training import presets
-    >>> presets.get("cifar10-resnet20").optim.alpha
-    0.0001
-    """
-    if name in PRESETS:
-        return PRESETS[name]
-    close = difflib.get_close_matches(name, PRESETS, n=1)
-    full = ", ".join(preset for preset in PRESETS if not preset.endswith("-short"))
-    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {full}, some also -short"
-    raise InputError(f"unknown preset {name!r}: {hint}")
+)
+"""Recipes, to `find` by name."""

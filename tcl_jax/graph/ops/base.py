@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from tcl_jax.registry import Registry
+
 Scales = Float[np.ndarray, "..."] | np.float64
 """What a scale is; NumPy makes numbers of arrays without axes."""
 Interval = tuple[Real[Array, "1 ..."], Real[Array, "1 ..."]]
@@ -24,12 +26,21 @@ _T = TypeVar("_T", bound=type)
 _Tree = TypeVar("_Tree")
 
 
+KINDS: Registry[type[Any]] = Registry("kind of node")
+"""Kinds of nodes by the name of their class, which an artifact on disk has for them."""
+
+
 def leaves(*arrays: str) -> Callable[[_T], _T]:
-    """Make a dataclass a pytree: the named fields are leaves, the others structure."""
+    """Make a dataclass a kind of node, and a pytree: the named fields are leaves, others structure.
+
+    So it can be compiled, saved and loaded.
+    """
 
     def register(cls: _T) -> _T:
         meta = [f.name for f in fields(cls) if f.name not in arrays]
-        return jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
+        jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
+        KINDS.register(cls.__name__)(cls)
+        return cls
 
     return register
 

@@ -1,80 +1,35 @@
-"""Norm-factors from activations of the analog network, read from a stream of images."""
+"""Norm-factors that are percentiles of activations, read from a stream of images."""
 
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Int, Real
 
 from tcl_jax import graph as g
-from tcl_jax.calibration.norms import Norms, by_channel, of_neurons
+from tcl_jax.calibration.method import (
+    NORMS,
+    Batches,
+    Largest,
+    NormFactors,
+    NormMethod,
+    check_active,
+    of_neurons,
+)
 from tcl_jax.errors import InputError
-
-Largest = dict[str, Float[np.ndarray, " _"]]
-"""Largest activation of every channel, by name of neurons and of the output."""
 
 # Passes over the images, and bits that each tells apart of a float32 without its sign: 31.
 _LAYER_DIGITS = (2, 16)
 _CHANNEL_DIGITS = (3, 11)
 
 
-def largest_activations(
-    graph: g.SpikingGraph, batches: Iterable[Real[Array | np.ndarray, "_ ..."]]
-) -> Largest:
-    """The largest activation of every channel of every population, and the largest logits.
-
-    Raises:
-        InputError: there are no images, or they are not finite.
-    """
-
-    @jax.jit
-    def of_batch(graph: g.SpikingGraph, x: Array) -> tuple[Array, dict[str, Array]]:
-        found: dict[str, Array] = {}
-        g.evaluate(graph, x, lambda name, a: found.__setitem__(name, by_channel(a).max(0)))
-        return jnp.isfinite(x).all(), found
-
-    largest: Largest = {}
-    for number, x in enumerate(batches, start=1):
-        x = g.images(graph, x)
-        if not len(x):
-            raise InputError(f"calibration batch {number} holds no images: leave it out")
-        finite, tops = of_batch(graph, x)
-        if not finite:
-            raise InputError(
-                f"calibration batch {number} holds values that are not finite: mend it"
-            )
-        for name, top in tops.items():
-            largest[name] = np.maximum(largest.get(name, -np.inf), np.asarray(top))
-    if not largest:
-        raise InputError("there are no calibration images: give at least one")
-    return largest
-
-
-def max_norm(graph: g.SpikingGraph, largest: Largest, per_channel: bool) -> Norms:
-    r"""λ of a population is its largest activation (Diehl et al. 2015, data-based normalisation).
-
-    .. math:: \lambda^l = \max_{x, i} a^l_i(x)
-
-    over calibration images x and neurons i of the layer or channel.
-
-    Args:
-        graph: folded, with thresholds as traced.
-        largest: from `largest_activations`.
-        per_channel: whether i runs over a channel and not the layer.
-    """
-    return {n.name: of_neurons(n.op.clip, largest[n.name], per_channel) for n in graph.neurons}
-
-
-def percentile_norm(
-    graph: g.SpikingGraph,
-    batches: Callable[[], Iterable[Real[Array | np.ndarray, "_ ..."]]],
-    largest: Largest,
-    percent: float,
-    per_channel: bool,
-) -> Norms:
-    r"""λ of a population is a percentile of its activations (Rueckauer et al. 2017, §2.2.2).
+@NORMS.register("percentile")
+@dataclass(frozen=True)
+class Percentile(NormMethod):
+    r"""λ of a population is a percentile of its activations (§2.2.2 there).
 
     .. math:: \lambda^l = \min \{ \lambda : P(a^l \le \lambda) \ge p / 100 \}
 
@@ -83,31 +38,44 @@ def percentile_norm(
 
     It is an activation of the data, exact to float32 however far apart these lie: a single one that
     is a million times too large moves it by no more than one of common size would.  Memory does not
-    grow with the images: 512 KiB of counts a layer, or 16 KiB a channel.
-
-    Args:
-        graph: folded, with thresholds as traced.
-        batches: makes a fresh iterator over the same images at each call, of which there are two,
-            for channels three, and where some are never active five.
-        largest: from `largest_activations`.
-        percent: p.
-        per_channel: one λ a channel, of that channel's own activations.  A channel that is never
-            active takes its layer's.
+    grow with the images: 512 KiB of counts a layer, or 16 KiB a channel.  Images are read twice
+    more, for channels three times, and where some are never active five.
     """
-    sizes = {n.name: largest[n.name].size for n in graph.neurons}
-    norms: dict[str, np.ndarray] = {}
-    if not per_channel or any((largest[name] <= 0).any() for name in sizes):
-        norms = _percentiles(graph, batches, dict.fromkeys(sizes, 1), percent, _LAYER_DIGITS)
-    if per_channel:
-        of_channels = _percentiles(graph, batches, sizes, percent, _CHANNEL_DIGITS)
-        for name, found in of_channels.items():
-            norms[name] = np.where(found > 0, found, norms.get(name, found))
-    return {n.name: of_neurons(n.op.clip, norms[n.name], per_channel) for n in graph.neurons}
+
+    reference: ClassVar[str] = "Rueckauer et al. 2017"
+
+    percent: float
+    """p: the part of all activations, in percent, that is not clipped."""
+    channel: bool = False
+    """One λ a channel, of that channel's own activations.  A channel that is never active takes its
+    layer's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percent <= 100:
+            raise InputError(
+                f"{self.percent} is no percentile: write percentile:P with P above 0 and at most "
+                "100, as in percentile:99.9"
+            )
+
+    def norm_factors(
+        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
+    ) -> NormFactors:
+        check_active(graph, largest, self)
+        sizes = {n.name: largest[n.name].size for n in graph.neurons}
+        found: dict[str, np.ndarray] = {}
+        if not self.channel or any((largest[name] <= 0).any() for name in sizes):
+            layers = dict.fromkeys(sizes, 1)
+            found = _percentiles(graph, batches, layers, self.percent, _LAYER_DIGITS)
+        if self.channel:
+            channels = _percentiles(graph, batches, sizes, self.percent, _CHANNEL_DIGITS)
+            for name, own in channels.items():
+                found[name] = np.where(own > 0, own, found.get(name, own))
+        return {n.name: of_neurons(n.op.clip, found[n.name], self.channel) for n in graph.neurons}
 
 
 def _percentiles(
     graph: g.SpikingGraph,
-    batches: Callable[[], Iterable[Array | np.ndarray]],
+    batches: Batches,
     columns: dict[str, int],
     percent: float,
     digits: tuple[int, int],
