@@ -46,7 +46,7 @@ TRIED = [
     Tried("unknown preset, close", "train.py digits-cnt", ("'digits-cnt'", "'digits-cnet'")),
     Tried("unknown preset", "train.py qqq", ("'qqq'", "cifar10-resnet20", "imagenet2012-vgg16")),
     Tried("unknown network", f"{TRAIN} --model.name cnt", ("'cnt'", "'cnet'")),
-    Tried("unknown data set", f"{TRAIN} --data.name digit", ("'digit'", "digits", "cifar10")),
+    Tried("unknown data set", f"{TRAIN} --data.name digit", ("'digit'", "did you mean 'digits'")),
     Tried("unknown option", f"{TRAIN} --optm.lr 1", ("--optm.lr", "did you mean --optim.lr?")),
     Tried("unknown option =", "simulate.py {run} --timestep=3", ("--timestep=3", "--timesteps?")),
     Tried("stray word", f"{TRAIN} fast", ("nothing takes the argument fast",)),

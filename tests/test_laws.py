@@ -111,7 +111,6 @@ NORMS = {
     "spike_norm:timesteps=9/channel": "clips",
     "model_based": "keeps",
     "model_based/channel": "keeps",
-    "part_of_max": "clips",
     "part_of_max:0.5/channel": "clips",
 }
 """Norms from data, and whether the largest activation lies within their λ."""

@@ -14,6 +14,7 @@ from tcl_jax.simulation import CODINGS, IF, NEURONS, Poisson, Rate, Simulation
 from tcl_jax.simulation.coding import key_of
 
 KEY = key_of(0)
+poisson = jax.jit(Poisson().encode)
 
 
 def _one_neuron(lam=1.0):
@@ -149,10 +150,9 @@ def test_poisson_spikes_do_not_depend_on_the_batch(order, size, t):
     x = np.tile(np.linspace(0.1, 1, 10, dtype=np.float32), (7, 1))
     x[1, 3], x[2], x[3], x[4] = 0.45, x[0, ::-1], -x[0], 2 * x[0]
     x[5] = np.eye(10, dtype=np.float32)[4] / 2 + 0.5
-    fed = jax.jit(Poisson().encode)
-    whole = np.asarray(fed(jnp.asarray(x), t, key_of(5)))
+    whole = np.asarray(poisson(jnp.asarray(x), t, key_of(5)))
     chosen = list(order)[:size]
-    some = np.asarray(fed(jnp.asarray(x[chosen]), t, key_of(5)))
+    some = np.asarray(poisson(jnp.asarray(x[chosen]), t, key_of(5)))
     np.testing.assert_array_equal(some, whole[chosen])
     np.testing.assert_array_equal(whole[6], whole[0])
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -220,14 +221,14 @@ def test_what_is_read_after_a_delay_is_what_arrived_after_it(rates, delay, more)
         fired = potential >= threshold
         potential = np.where(fired, potential - threshold, potential)
         counts += fired
-    state = simulation.simulate(graph, x, timesteps, Simulation(delay=delay))
-    np.testing.assert_array_equal(state.output.counts[0], counts)
-    np.testing.assert_array_equal(state.output.membrane[0], potential)
+    how = Simulation(readout=toys.Every(), delay=delay)
+    found = simulation.simulate(graph, x, timesteps, how).output
+    np.testing.assert_array_equal(found["spikes"].counts[0], counts)
+    np.testing.assert_array_equal(found["spikes"].membrane[0], potential)
     arrived = currents[delay:].sum(0)
-    how = Simulation(readout=READOUTS.read("membrane"), delay=delay)
-    state = simulation.simulate(graph, x, timesteps, how)
-    np.testing.assert_array_equal(state.output[0], arrived)
-    assert arrived[simulation.classify(graph, state, how).item()] == arrived.max()
+    np.testing.assert_array_equal(found["membrane"][0], arrived)
+    membrane = how.readout.classes(found, graph.output.op)["membrane"].item()
+    assert arrived[membrane] == arrived.max()
 
 
 def test_nothing_is_read_before_a_delay_has_passed():

@@ -41,5 +41,5 @@ def test_looking_into_a_network_and_classifying_own_images(
     # All at once, as simulate.py has them.
     graph, x = found["graph"], data.standardize(pixels, digits.info)
     state = simulation.simulate(graph, x, timesteps=100)
-    assert read == simulation.classify(graph, state, "spikes").tolist()
+    assert read == simulation.classify(graph, state).tolist()
     assert np.mean(np.array(read) == labels) > 0.8

@@ -48,11 +48,10 @@ class Population:
     def clipped(cls, bound: Real[Array, "..."]) -> Self:
         """``clip(relu(x), bound)`` as it is traced: its neurons fire where it clips.
 
-                >>> import jax
-        import jax.numpy as jnp
-                >>> from tcl_jax.graph import Population
-                >>> Population.clipped(jnp.asarray(4.0)).unit.item()
-                1.0
+        >>> import jax.numpy as jnp
+        >>> from tcl_jax.graph import Population
+        >>> Population.clipped(jnp.asarray(4.0)).unit.item()
+        1.0
         """
         return cls(bound, bound, jnp.ones((), bound.dtype))
 
