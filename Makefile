@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test fuzz lint types results-fashion_mnist clean
+.PHONY: demo test test-long fuzz lint types results-fashion_mnist clean
 
 demo: $(VENV)/.installed  ## train, convert and simulate a small network: under two minutes
 	rm -rf $(DEMO)
@@ -12,8 +12,11 @@ demo: $(VENV)/.installed  ## train, convert and simulate a small network: under 
 	$(BIN)/python simulate.py $(DEMO) --timesteps 100
 	@echo "the curve is in $(DEMO)/curve.png and $(DEMO)/curve.csv"
 
-test: $(VENV)/.installed-test  ## all tests
+test: $(VENV)/.installed-test  ## all tests, but for those of the largest networks
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+test-long: $(VENV)/.installed-test  ## what tests of smaller networks cover too, of the largest: minutes
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m long
 
 fuzz: $(VENV)/.installed-test  ## convert and simulate random networks with new seeds: 10 minutes
 	$(BIN)/python tests/fuzz.py --minutes 10

@@ -47,13 +47,13 @@ def _kinds(graph: SpikingGraph) -> list[str]:
         ("cnet", (28, 28, 1)),
         ("resnet20", (32, 32, 3)),
         ("vgg16", (32, 32, 3)),
-        ("vgg16_imagenet", (32, 32, 3)),
-        ("vgg15", (32, 32, 3)),
-        ("resnet34", (64, 64, 3)),
+        pytest.param("vgg16_imagenet", (32, 32, 3), marks=pytest.mark.long),
+        pytest.param("vgg15", (32, 32, 3), marks=pytest.mark.long),
+        pytest.param("resnet34", (64, 64, 3), marks=pytest.mark.long),
         ("resnet50", (64, 64, 3)),
         ("mobilenet", (32, 32, 3)),
-        ("mobilenet_imagenet", (64, 64, 3)),
-        ("inception_v3", (75, 75, 3)),
+        pytest.param("mobilenet_imagenet", (64, 64, 3), marks=pytest.mark.long),
+        pytest.param("inception_v3", (75, 75, 3), marks=pytest.mark.long),
         ("cnn3", (32, 32, 3)),
         ("cnn4", (32, 32, 3)),
     ],
@@ -79,7 +79,14 @@ def test_a_network_keeps_its_logits(name, shape, randomised, rng):
 
 
 @pytest.mark.parametrize(
-    "name, side", [("cnet", 16), ("cnn3", 16), ("cnn4", 16), ("resnet20", 8), ("mobilenet", 16)]
+    "name, side",
+    [
+        ("cnet", 16),
+        ("cnn3", 16),
+        ("cnn4", 16),
+        ("resnet20", 8),
+        pytest.param("mobilenet", 16, marks=pytest.mark.long),
+    ],
 )
 def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng):
     """The mean current into the output, as a rate, is off by some constant over T."""

@@ -41,6 +41,9 @@ ACTIVATIONS = {
     "inception_v3": 94,
 }
 
+LARGE = ("vgg15", "vgg16_imagenet", "resnet34", "resnet50", "mobilenet_imagenet", "inception_v3")
+EACH = [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in SMALL]
+
 
 def test_every_network_is_tested():
     assert tuple(SMALL) == tuple(ACTIVATIONS) == tuple(models.NETWORKS)
@@ -216,7 +219,7 @@ def test_one_lambda_an_activation(name, monkeypatch):
     assert len(_lams(variables["params"])) == len(calls) == ACTIVATIONS[name]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", EACH)
 def test_without_tcl_there_is_no_lambda_and_nothing_else_changes(name):
     with_tcl = _shapes(name)[2]["params"]
     without = _shapes(name, tcl=False)[2]["params"]
@@ -304,7 +307,7 @@ def test_an_unknown_name_is_refused_with_a_suggestion():
 # --- Dtypes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", EACH)
 def test_bfloat16_is_for_computation_alone(name):
     model, x, variables = _shapes(name, dtype=jnp.bfloat16)
     assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
