@@ -5,7 +5,7 @@ from tcl_jax.terminal import ends_at_ctrl_c, reported_at_exit
 with ends_at_ctrl_c():  # these take seconds
     import os
     import sys
-    from dataclasses import dataclass
+    from dataclasses import dataclass, fields
     from pathlib import Path
     from typing import Annotated, Any
 
@@ -91,7 +91,8 @@ class Options:
 
 
 def main() -> int:
-    o = check_options(Options, None, prog="simulate.py")
+    of_neurons = {f"--{f.name}": f"--neurons if:{f.name}=..." for f in fields(NEURONS["if"])}
+    o = check_options(Options, None, prog="simulate.py", instead=of_neurons)
     if o.batch_size > 0:  # else refused below
         use_cores(o.batch_size)
     if o.adaptive and o.energy:

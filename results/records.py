@@ -94,7 +94,7 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
     else:
         how["cost"] = o.cost if o.energy else None
     of = adaptive_of_run if o.adaptive else of_run
-    if said.get("settings") != of.of_settings(o.timesteps, o.settings(), **how):
+    if said.get("settings") != of.settings_fingerprint(o.timesteps, o.settings(), **how):
         return _older("simulated", said)
     if said["snn_fingerprint"] != about(snn).get("fingerprint"):
         return "simulated on another network than the one that is there"

@@ -45,9 +45,21 @@ def preset_and_options(prog: str, presets: Mapping[str, Any]) -> tuple[str, list
 
 
 def check_options(
-    kind: type[T], default: T | None, arguments: Sequence[str] | None = None, *, prog: str
+    kind: type[T],
+    default: T | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    prog: str,
+    instead: Mapping[str, str] | None = None,
 ) -> T:
     """Parse options by a dataclass.
+
+    Args:
+        kind: the dataclass.
+        default: one of it, for what is not given; None where all has a default.
+        arguments: those of the command line if None.
+        prog: the program's name.
+        instead: what to write for options that there are not, by these.
 
     Raises:
         InputError: an option is unknown, or its value does not fit.
@@ -68,8 +80,11 @@ def check_options(
         )
         raise InputError(sentence) from None
     if unknown:
-        close = difflib.get_close_matches(unknown[0].split("=")[0], _options(kind), n=1, cutoff=0.5)
+        option = unknown[0].split("=")[0]
+        close = difflib.get_close_matches(option, _options(kind), n=1, cutoff=0.5)
         hint = f": did you mean {close[0]}?" if close else ""
+        if instead and option in instead:
+            hint = f": write {instead[option]}"
         what = "unknown option" if unknown[0].startswith("-") else "nothing takes the argument"
         raise InputError(f"{what} {unknown[0]}{hint} ({prog} --help lists the options)")
     return options

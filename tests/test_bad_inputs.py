@@ -143,6 +143,7 @@ TRIED = [
     Tried(
         "a leak of all", "simulate.py {run} --neurons if:leak=1", ("leak must be in [0, 1), got 1",)
     ),
+    Tried("no option but a field", "simulate.py {run} --v0 0.5", ("write --neurons if:v0=...",)),
     Tried("a coding unknown", "simulate.py {run} --coding x", ("unknown coding 'x'", "poisson")),
     Tried("a late count", "simulate.py {run} --delay 100", ("--delay must be in [0, 100)",)),
     Tried("no images", "simulate.py {run} --images 0", ("--images", "at least 1")),

@@ -1,5 +1,7 @@
 """What is simulated again is not compiled again, and what has changed is not taken for the same."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from tcl_jax import clip, convert, simulation
 from tcl_jax.conversion import evaluate
 from tcl_jax.promotion import implicit
+from tcl_jax.registry import Choices
 from tcl_jax.simulation import IF, Poisson, Simulation
 
 T = 7
@@ -55,6 +58,26 @@ def test_a_call_of_the_same_shapes_compiles_nothing(name, nets, compilations):
     compilations.clear()
     jax.block_until_ready([call(one, x), call(other, x), call(one, dark)])
     assert not compilations
+
+
+@pytest.mark.parametrize("name", ["simulate", "latency_curve", "spike_trains"])
+def test_a_call_of_the_same_shapes_traces_nothing(name, nets):
+    graph, other, x = nets
+    traced = []
+
+    @Choices("neuron model").register("told")
+    @dataclass(frozen=True, kw_only=True)
+    class Told(IF):
+        def step(self, *arguments):
+            traced.append(self)
+            return super().step(*arguments)
+
+    jax.block_until_ready(CALLS[name](graph, x, Simulation(Told())))
+    assert traced
+    traced.clear()
+    for net, v0 in ((graph, 0.0), (other, 0.0), (graph, 0.5)):
+        jax.block_until_ready(CALLS[name](net, x, Simulation(Told(v0=v0))))
+    assert not traced
 
 
 @pytest.mark.parametrize("name", CALLS)

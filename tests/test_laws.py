@@ -28,8 +28,8 @@ from networks import (
     tcl,
 )
 
+from tcl_jax import calibration, simulation
 from tcl_jax import graph as g
-from tcl_jax.calibration import NORMS as KNOWN_NORMS
 from tcl_jax.conversion import (
     Artifact,
     SpikingGraph,
@@ -44,20 +44,7 @@ from tcl_jax.conversion import (
     with_norms,
 )
 from tcl_jax.promotion import implicit
-from tcl_jax.simulation import (
-    CODINGS as KNOWN_CODINGS,
-)
-from tcl_jax.simulation import (
-    NEURONS as KNOWN_NEURONS,
-)
-from tcl_jax.simulation import (
-    READOUTS,
-    Simulation,
-    State,
-    run,
-    simulate,
-    spike_trains,
-)
+from tcl_jax.simulation import READOUTS, Simulation, State, run, simulate, spike_trains
 from tcl_jax.tracing.rules import RULES
 
 TIMESTEPS = 16
@@ -320,9 +307,9 @@ def test_other_weights_are_the_same_program(name, compilations):
 
 def test_every_method_has_a_row():
     for known, rows in (
-        (KNOWN_NORMS, ["tcl", *NORMS]),
-        (KNOWN_NEURONS, [text for texts in NEURONS.values() for text in texts]),
-        (KNOWN_CODINGS, [text for texts in CODINGS.values() for text in texts]),
+        (calibration.NORMS, ["tcl", *NORMS]),
+        (simulation.NEURONS, [text for texts in NEURONS.values() for text in texts]),
+        (simulation.CODINGS, [text for texts in CODINGS.values() for text in texts]),
     ):
         assert {known.read(text).name for text in rows} == set(known)
         assert all(known.read(str(known.read(text))) == known.read(text) for text in rows)
@@ -344,7 +331,7 @@ def test_what_is_read_depends_on_neither_lambda_nor_batch(neurons, coding, compi
         return run(graph, x, TIMESTEPS, observe, how)[1]
 
     first, second = (
-        Simulation(KNOWN_NEURONS.read(model), KNOWN_CODINGS.read(code), every, seed=seed)
+        Simulation(simulation.NEURONS.read(model), simulation.CODINGS.read(code), every, seed=seed)
         for model, code, seed in zip(NEURONS[neurons], CODINGS[coding], (0, 7), strict=True)
     )
     x = jnp.asarray(it.x)

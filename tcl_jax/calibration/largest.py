@@ -26,7 +26,7 @@ from tcl_jax.errors import InputError
 @NORMS.register("max")
 @dataclass(frozen=True)
 class Max(NormMethod):
-    r"""λ of a population is its largest activation (data-based normalisation).
+    r"""λ of a population is its largest activation (Diehl et al. 2015, data-based normalisation).
 
     .. math:: \lambda^l = \max_{x, i} a^l_i(x)
 

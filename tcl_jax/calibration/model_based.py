@@ -25,7 +25,7 @@ from tcl_jax.graph.ops.base import Interval
 @NORMS.register("model_based")
 @dataclass(frozen=True)
 class ModelBased(NormMethod):
-    r"""λ of a population is the largest activation possible (Algorithm 1 there).
+    r"""λ of a population is the largest activation possible (Diehl et al. 2015, Algorithm 1).
 
     .. math:: \lambda^l = \max_i \Big( \sum_j \max(W^l_{ij}, 0) \, u_j
               + \sum_j \min(W^l_{ij}, 0) \, l_j + b^l_i \Big)

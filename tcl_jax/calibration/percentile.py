@@ -29,7 +29,7 @@ _CHANNEL_DIGITS = (3, 11)
 @NORMS.register("percentile")
 @dataclass(frozen=True)
 class Percentile(NormMethod):
-    r"""λ of a population is a percentile of its activations (§2.2.2 there).
+    r"""λ of a population is a percentile of its activations (Rueckauer et al. 2017, §2.2.2).
 
     .. math:: \lambda^l = \min \{ \lambda : P(a^l \le \lambda) \ge p / 100 \}
 

@@ -33,7 +33,7 @@ _SUMMED = Simulation(readout=Membrane())
 @NORMS.register("spike_norm")
 @dataclass(frozen=True)
 class SpikeNorm(NormMethod):
-    r"""Threshold balancing layer by layer (Algorithm 1 there: Spike-Norm).
+    r"""Threshold balancing layer by layer (Sengupta et al. 2019, Algorithm 1: Spike-Norm).
 
     The threshold of a population is the largest current that it ever receives from spiking neurons
     before it, which have their thresholds by then,

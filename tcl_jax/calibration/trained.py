@@ -19,7 +19,7 @@ from tcl_jax.errors import InputError
 @NORMS.register("tcl")
 @dataclass(frozen=True)
 class Trained(NormMethod):
-    """λ of a population is the bound of its clip, as it was trained: nothing is read from data."""
+    """λ of a population is the trained bound of its clip (Ho & Chang 2021), whatever the data."""
 
     reference: ClassVar[str] = "Ho & Chang 2021"
     reads_once: ClassVar[bool] = True

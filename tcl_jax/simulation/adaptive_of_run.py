@@ -142,7 +142,7 @@ def adapt_run(
         "norm": about["norm"],
         "network": about["network"],
         "data": about["data"]["name"],
-        "settings": of_settings(
+        "settings": settings_fingerprint(
             timesteps,
             settings,
             max_loss=max_loss,
@@ -164,7 +164,7 @@ def adapt_run(
     return content
 
 
-def of_settings(timesteps: int, settings: Simulation, **others: Any) -> str:
+def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:
     """Of all that a record of adaptive latency depends on, beside the network."""
     free = settings.distinguished()
     del free["coding"]  # there is one

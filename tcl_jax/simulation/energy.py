@@ -343,8 +343,9 @@ def _of_batch(
 
     def observe(state: State, spikes: dict[str, Array]) -> Any:
         right = correct(graph, state, labels, mask, settings)
-        events = {graph.input.name: spikes.get(graph.input.name, jnp.zeros(())) != 0}
-        events |= {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
+        events = {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
+        if not settings.coding.constant:
+            events[graph.input.name] = spikes[graph.input.name] != 0
         return right, {n: _by_fan_out(s, events[n], mask) for n, s in synapses.items()}
 
     return scan(graph, x, timesteps, observe, settings)[1]

@@ -113,7 +113,7 @@ def simulate_run(
         "tcl": about["tcl"],
         "data": about["data"]["name"],
         "trained_in": about["trained_in"],
-        "settings": of_settings(timesteps, settings, images=images, cost=cost),
+        "settings": settings_fingerprint(timesteps, settings, images=images, cost=cost),
         "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
@@ -134,7 +134,7 @@ def simulate_run(
     return Simulated(curve, summary, energy)
 
 
-def of_settings(timesteps: int, settings: Simulation, **others: Any) -> str:
+def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:
     """Of all that a record of a simulation depends on, beside the network."""
     return provenance.fingerprint(timesteps=timesteps, **settings.distinguished(), **others)
 
