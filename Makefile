@@ -29,7 +29,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 results-fashion_mnist: $(VENV)/.installed  ## train and simulate all that results/fashion_mnist shows: hours
-	$(BIN)/python results/reproduce.py fashion_mnist
+	$(BIN)/python -m results.reproduce fashion_mnist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Training on one CPU device and on several: `python benchmarks/devices.py` writes results/devices.
+"""Training on one CPU device and on several: `python -m benchmarks.devices` writes results/devices.
 
 Seconds of an epoch of 60,000 images of 28×28, and of an evaluation of 10,000, each measured in a
 process of its own, on a machine that does nothing else; and whether evaluation comes to its end,
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "results" / "devices"
 NETWORKS = ("cnet", "resnet20")
 DEVICES = (1, 2)
@@ -60,7 +59,8 @@ def main() -> int:
 
 def _child(what: str, network: str, devices: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, "--one", what, network],
+        [sys.executable, "-m", "benchmarks.devices", "--one", what, network],
+        cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
         stdout=subprocess.PIPE,
         text=True,
@@ -157,8 +157,8 @@ def _load(network: str) -> None:
 
 
 def _write(record: dict[str, Any]) -> None:
+    from results.pages import table
     from tcl_jax import provenance
-    from tcl_jax.report.pages import table
 
     seconds = [
         (*key.split("/"), f"{s['epoch']:.0f}", f"{s['evaluation']:.1f}")
@@ -171,7 +171,7 @@ def _write(record: dict[str, Any]) -> None:
     rows = [
         "# One CPU device, and one for every core",
         "",
-        "Written by `python benchmarks/devices.py`, which says how each figure is measured, at",
+        "Written by `python -m benchmarks.devices`, which says how each figure is measured, at",
         f"commit {provenance.short(record['commit'])}, seed {record['seed']}, on "
         f"{provenance.machine(record)}.",
         "",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import neuron
 
 from tcl_jax import graph as g
-from tcl_jax.conversion import SpikingGraph
+from tcl_jax.conversion import Graph
 
 
 class _SnnTorch(torch.nn.Module):
@@ -62,7 +62,7 @@ class Network(torch.nn.Module):
     with the steps as part of the batch.
     """
 
-    def __init__(self, graph: SpikingGraph, library: str, mode: str, layout: str, batch: int):
+    def __init__(self, graph: Graph, library: str, mode: str, layout: str, batch: int):
         super().__init__()
         self.mode, self.batch, self.library = mode, batch, library
         self.graph = graph
@@ -193,7 +193,7 @@ def _layer(op: g.Kind) -> torch.nn.Module | None:
 
 
 def runner(
-    graph: SpikingGraph, library: str, variant: str, batch: int
+    graph: Graph, library: str, variant: str, batch: int
 ) -> Callable[[np.ndarray, int], np.ndarray]:
     """From images and T to the output neurons' spike counts, by another library."""
     mode, layout = variant.split("/")

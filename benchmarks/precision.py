@@ -1,4 +1,4 @@
-"""What a backend rounds products to: `python benchmarks/precision.py` writes results/precision.
+"""What a backend rounds products to: `python -m benchmarks.precision` writes results/precision.
 
 Of what a TPU would do, its compiler tells: the simulation of a converted network is compiled ahead
 of time, at the precision that tcl_jax asks for and at the backend's default; bfloat16 arrays in the
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "results" / "precision"
 NETWORKS = ("cnet", "resnet20")
 IMAGE, BATCH, TIMESTEPS, LATENCY = (32, 32, 3), 100, 16, 100
@@ -61,8 +60,10 @@ def _measure(what: str) -> None:
     rows = []
     for network in NETWORKS:
         for precision in PRECISIONS:
-            command = [sys.executable, __file__, "--one", what, network, precision]
-            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+            command = ["-m", "benchmarks.precision", "--one", what, network, precision]
+            done = subprocess.run(
+                [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
+            )
             rows.append(json.loads(done.stdout))
             print(rows[-1], flush=True)
     record = {**about, "seed": 0, "tpu": TPU, "rows": rows}
@@ -146,8 +147,8 @@ MEASURES: dict[str, Callable[[Any], dict[str, Any]]] = {"tpu": _compiled, "here"
 
 
 def _write(records: dict[str, Any]) -> None:
+    from results.pages import table
     from tcl_jax import provenance
-    from tcl_jax.report.pages import table
 
     def made(record: dict[str, Any]) -> str:
         return (
@@ -158,7 +159,7 @@ def _write(records: dict[str, Any]) -> None:
     lines = [
         "# What a backend rounds products to",
         "",
-        "Written by `python benchmarks/precision.py`, which says how each figure is measured.",
+        "Written by `python -m benchmarks.precision`, which says how each figure is measured.",
         "`highest` is what tcl_jax asks for, whatever `jax_default_matmul_precision` says;",
         "`default` is the backend's.",
     ]

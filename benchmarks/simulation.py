@@ -1,4 +1,4 @@
-"""Simulation beside other libraries: `python benchmarks/simulation.py` writes results/simulation.
+"""Simulation beside other libraries: `python -m benchmarks.simulation` writes results/simulation.
 
 Same weights, same images, same machine, products accurate to float32.  The systems take turns, in
 an order that is reversed from one round to the next; a figure is the median over rounds.  Of a
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 RESULTS = ROOT / "results" / "simulation"
 # Image shapes.
 NETWORKS = {
@@ -58,7 +57,7 @@ def main() -> int:
         system, variant, network, batch = options.one
         from tcl_jax import cluster
 
-        cluster.use_cores(int(batch))
+        cluster.cores_as_devices(int(batch))
         print(json.dumps(_System(system, variant, network, int(batch)).measure()))
         return 0
     import jax
@@ -98,8 +97,10 @@ class _Apart:
         self.workload = network, str(batch)
 
     def __call__(self, system: str, variant: str) -> dict[str, Any]:
-        command = [sys.executable, __file__, "--one", system, variant, *self.workload]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+        command = ["-m", "benchmarks.simulation", "--one", system, variant, *self.workload]
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
+        )
         return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -192,7 +193,7 @@ def _workload(network: str, batch: int) -> tuple[Any, np.ndarray]:
 
 
 def _peer(graph: Any, library: str, variant: str, batch: int) -> Callable[..., np.ndarray]:
-    from peers import runner
+    from benchmarks.peers import runner
 
     return runner(graph, library, variant, batch)
 
@@ -231,7 +232,7 @@ def _write() -> None:
     rows = [
         "# Simulation beside other libraries",
         "",
-        "Written by `python benchmarks/simulation.py`, which says how it measures: seconds",
+        "Written by `python -m benchmarks.simulation`, which says how it measures: seconds",
         "from images to output spike counts, medians; weights and images random.  Spike counts, at",
         f"T = {LATENCIES[0]}, may differ where a membrane potential meets its threshold but for",
         "the last bits, and snnTorch's neurons fire above it, not at it.",
@@ -242,8 +243,8 @@ def _write() -> None:
 
 
 def _of_machine(record: dict[str, Any]) -> list[str]:
+    from results.pages import table
     from tcl_jax import provenance
-    from tcl_jax.report.pages import table
 
     peers = list(PEERS)[:3]
     seconds, ratios, steps = [], [], []

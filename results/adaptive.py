@@ -1,6 +1,6 @@
-"""Adaptive latency and energy of the trained networks: `python results/adaptive.py`.
+"""Adaptive latency and energy of the trained networks: `python -m results.adaptive`.
 
-Runs simulate.py on what `results/reproduce.py fashion_mnist` left in runs/fashion_mnist, where it
+Runs simulate.py on what `results.reproduce fashion_mnist` left in runs/fashion_mnist, where it
 has not yet with today's settings, and writes results/adaptive: tables, and every figure's record
 beside its plot.  What has not been trained is left out.
 """
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records import ROOT, Command, load, unsimulated
-
+from results.pages import item, table
+from results.records import ROOT, Command, load, unsimulated
 from tcl_jax import provenance
-from tcl_jax.report.pages import item, table
+from tcl_jax.cli.terminal import reported_at_exit
 from tcl_jax.simulation import IF
-from tcl_jax.terminal import reported_at_exit
 
 RUNS, TRAINED = ROOT / "runs" / "fashion_mnist", ROOT / "results" / "fashion_mnist"
 RESULTS = ROOT / "results" / "adaptive"
@@ -114,7 +113,7 @@ def report() -> None:
     rows = [
         "# Adaptive latency, and energy",
         "",
-        "Written by `python results/adaptive.py`; each figure's record and plots are in the",
+        "Written by `python -m results.adaptive`; each figure's record and plots are in the",
         "network's folder.",
         "",
         "## Adaptive latency",

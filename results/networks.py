@@ -1,4 +1,4 @@
-"""What conversion does to every network: `python results/networks.py` writes results/networks.
+"""What conversion does to every network: `python -m results.networks` writes results/networks.
 
 Weights, batch statistics and λ are drawn at random, so that nothing is trivial.  At a network's
 own image size: time and memory of conversion (trace, fold, calibrate on two images, normalise),
@@ -13,24 +13,20 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tcl_jax import models, provenance, simulation  # noqa: E402
-from tcl_jax.conversion import (  # noqa: E402
-    SpikingGraph,
+from results.pages import table
+from tcl_jax import models, provenance, simulation
+from tcl_jax.cli.terminal import reported_at_exit
+from tcl_jax.conversion import (
+    Graph,
     calibrate,
     evaluate,
     fold,
@@ -39,9 +35,9 @@ from tcl_jax.conversion import (  # noqa: E402
     trace,
     with_norms,
 )
-from tcl_jax.report.pages import table  # noqa: E402
-from tcl_jax.terminal import reported_at_exit  # noqa: E402
 
+plt.switch_backend("Agg")
+ROOT = Path(__file__).resolve().parent.parent
 # Side of the images that the network is for, and of small ones; classes.
 NETWORKS = {
     "cnet": (32, 32, 10),
@@ -91,12 +87,13 @@ def main() -> int:
 
 
 def _apart(name: str, what: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", name, "--what", what]
+    command = [sys.executable, "-m", "results.networks", "--one", name, "--what", what]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def convert_random(name: str, shape: tuple[int, int, int]) -> tuple[SpikingGraph, jax.Array]:
+def convert_random(name: str, shape: tuple[int, int, int]) -> tuple[Graph, jax.Array]:
     """A network with random variables, converted on two random images, and these."""
     model, variables, x = _network(name, shape)
     return _convert(model, variables, x), x
@@ -107,7 +104,7 @@ def _network(name: str, shape: tuple[int, int, int]) -> tuple[Any, Any, jax.Arra
     rng = np.random.default_rng(SEED)
     model = models.create(name, image_shape=shape, num_classes=NETWORKS[name][2])
     x = jnp.asarray(rng.normal(0, 1, (2, *shape)), jnp.float32)
-    draw = {
+    draw: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
         "kernel": lambda shape: rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape),
         "mean": lambda shape: rng.normal(0, 0.3, shape),
         "var": lambda shape: rng.uniform(0.3, 2.0, shape),
@@ -207,7 +204,7 @@ def _write(found: dict[str, Any], folder: Path) -> None:
     rows = [
         "# Conversion of every network",
         "",
-        "Written by `python results/networks.py`, which says how each figure is measured.",
+        "Written by `python -m results.networks`, which says how each figure is measured.",
         f"Weights, batch statistics and λ are random (seed {SEED}).",
         "",
         "## Conversion",

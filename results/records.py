@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcl_jax import provenance
+from tcl_jax.cli import convert, simulate, train
+from tcl_jax.cli.options import check_options
+from tcl_jax.conversion import norm_method
+from tcl_jax.graph import artifact as artifacts
+from tcl_jax.runs import adapt
+from tcl_jax.runs.simulate import settings_fingerprint
+from tcl_jax.training import CONFIG, presets
+from tcl_jax.training import config as configs
+from tcl_jax.training.log import METRICS, read
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import convert  # noqa: E402
-import simulate  # noqa: E402
-import train  # noqa: E402
-from tcl_jax import provenance  # noqa: E402
-from tcl_jax.cli import check_options  # noqa: E402
-from tcl_jax.conversion import norm_method  # noqa: E402
-from tcl_jax.graph import artifact as artifacts  # noqa: E402
-from tcl_jax.simulation import adaptive_of_run, of_run  # noqa: E402
-from tcl_jax.training import CONFIG, presets  # noqa: E402
-from tcl_jax.training import config as configs  # noqa: E402
-from tcl_jax.training.log import METRICS, read  # noqa: E402
-
 CONVERSION = "conversion.json"
 """What is kept of a spiking network: what it says about itself, and its fingerprint."""
 
@@ -52,7 +49,7 @@ def about(snn: Path) -> dict[str, Any]:
     """What a spiking network says about itself, and its fingerprint, in a run or as it was kept."""
     if not (snn / artifacts.GRAPH).exists():
         return load(snn / CONVERSION)
-    said = load(snn / artifacts.GRAPH)["about"]
+    said: dict[str, Any] = load(snn / artifacts.GRAPH)["about"]
     return said | {"fingerprint": artifacts.fingerprint(snn)}
 
 
@@ -93,8 +90,8 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
         how |= {"max_loss": o.max_loss, "calibration_images": o.calibration_images}
     else:
         how["cost"] = o.cost if o.energy else None
-    of = adaptive_of_run if o.adaptive else of_run
-    if said.get("settings") != of.settings_fingerprint(o.timesteps, o.settings(), **how):
+    fingerprint = adapt.settings_fingerprint if o.adaptive else settings_fingerprint
+    if said.get("settings") != fingerprint(o.timesteps, o.settings(), **how):
         return _older("simulated", said)
     if said["snn_fingerprint"] != about(snn).get("fingerprint"):
         return "simulated on another network than the one that is there"

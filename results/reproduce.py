@@ -1,4 +1,4 @@
-"""Train, convert and simulate all that results/NAME shows: `python results/reproduce.py NAME`.
+"""Train, convert and simulate all that results/NAME shows: `python -m results.reproduce NAME`.
 
 Every run is made by the project's own commands and goes on where it stopped, so this can be
 interrupted and started again.  What was made with other settings than the commands have today is
@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from records import CONVERSION, ROOT, Command, about, unconverted, unsimulated, untrained
-
+from results.experiment import Curve, write_report
+from results.records import CONVERSION, ROOT, Command, about, unconverted, unsimulated, untrained
+from tcl_jax.cli.terminal import reported_at_exit
 from tcl_jax.errors import InputError
-from tcl_jax.report.experiment import Curve, write_report
 from tcl_jax.runs.converted import LAYER_REPORT
-from tcl_jax.terminal import reported_at_exit
 from tcl_jax.training import CONFIG
 from tcl_jax.training.log import METRICS
 

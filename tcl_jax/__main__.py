@@ -1,6 +1,6 @@
 """Commands about runs: `python -m tcl_jax status RUN [RUN ...]`."""
 
-from tcl_jax.terminal import ends_at_ctrl_c, reported_at_exit
+from tcl_jax.cli.terminal import ends_at_ctrl_c, reported_at_exit
 
 with ends_at_ctrl_c():  # these take seconds
     import sys
@@ -10,7 +10,7 @@ with ends_at_ctrl_c():  # these take seconds
 
     import tyro
 
-    from tcl_jax.cli import check_options
+    from tcl_jax.cli.options import check_options
     from tcl_jax.errors import InputError
     from tcl_jax.training import heartbeat
 
@@ -33,7 +33,7 @@ class Status:
 
 
 def status(arguments: list[str]) -> int:
-    o = check_options(Status, None, arguments, prog="python -m tcl_jax status")
+    o = check_options(Status, arguments=arguments, prog="python -m tcl_jax status")
     if not o.runs:
         raise InputError("RUN is missing: name the folder of at least one run")
     if not o.patience > 0:

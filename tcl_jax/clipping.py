@@ -1,6 +1,7 @@
 """Trainable clipping (Ho & Chang, DAC 2021, §III-B): the function `clip`, the Flax layer `TCL`."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from tcl_jax.promotion import against, wider
 LAMBDA = "lam"
 """Name of the clipping bound among a network's parameters; the optimizer's masks go by it."""
 
-CLIP_CALL = "tcl_clip"
+CLIP_CALL = "tcl_jax.clip"
 """Name under which a clip stands in a jaxpr; conversion finds the spiking layers by it."""
 
 
@@ -51,26 +52,27 @@ def clip(a: Float[ArrayLike, "*shape"], lam: Real[ArrayLike, "..."]) -> Float[Ar
     return _clipped(a, lam)
 
 
-def _clipped(a, lam):
-    def tcl_clip(a, lam):
+def _clipped(a: Any, lam: Any) -> Array:
+    def tcl_clip(a: Array, lam: Any) -> Array:
         lam = against(jnp.asarray(lam), a)
         return jnp.where(_saturated(a, lam), lam.astype(a.dtype), a)
 
     tcl_clip.__name__ = CLIP_CALL
-    return jax.jit(tcl_clip)(jnp.asarray(a), lam)
+    found: Array = jax.jit(tcl_clip)(jnp.asarray(a), lam)
+    return found
 
 
-def _saturated(a, lam):
+def _saturated(a: Array, lam: Array) -> Array:
     wide = wider(a.dtype, lam.dtype)
     return a.astype(wide) >= against(lam, a).astype(wide)
 
 
-def _clip_forward(a, lam):
+def _clip_forward(a: Any, lam: Any) -> tuple[Array, tuple[Array, Array]]:
     a, lam = jnp.asarray(a), jnp.asarray(lam)
     return _clipped(a, lam), (_saturated(a, lam), lam)
 
 
-def _clip_backward(residuals, g):
+def _clip_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     saturated, lam = residuals
     to_a = jnp.where(saturated, jnp.zeros_like(g), g)
     # The transpose of λ's broadcast sums over what it was broadcast to, devices of a shard_map too.

@@ -12,7 +12,7 @@ from tcl_jax.errors import InputError
 _MOST_CPU_DEVICES = 16
 
 
-def use_cores(batch_size: int) -> None:
+def cores_as_devices(batch_size: int) -> None:
     """On a CPU, make a device of every core, as many as divide the batch; call before all else.
 
     XLA runs a convolution of few channels on one thread of its device, however many cores there

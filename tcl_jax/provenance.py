@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
     """The running command, the code's commit, library versions and the hardware."""
     device = jax.devices()[0]
     return {
-        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
@@ -76,9 +76,12 @@ def _program() -> list[str]:
     """What runs, as it is called from the checkout; of another program the name alone."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None:
-        return ["-m", spec.name.removesuffix(".__main__")]
+        return ["python", "-m", spec.name.removesuffix(".__main__")]
     script, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[1]
-    return [str(script.relative_to(root)) if script.is_relative_to(root) else script.name]
+    if not script.suffix:  # an installed command
+        return [script.name]
+    inside = script.is_relative_to(root)
+    return ["python", str(script.relative_to(root)) if inside else script.name]
 
 
 def _commit() -> str:

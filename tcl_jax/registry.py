@@ -25,9 +25,8 @@ from typing import (
     get_type_hints,
 )
 
-import jax
-
 from tcl_jax.errors import InputError
+from tcl_jax.pytrees import pytree
 
 _T = TypeVar("_T")
 
@@ -139,9 +138,7 @@ class Choices(Registry[type[_C]], Generic[_C]):
         def enter(cls: type[_C]) -> type[_C]:
             cls.name = name
             data = [f.name for f in dataclasses.fields(cls) if _is_leaf(f, _types(cls)[f.name])]
-            meta = [f.name for f in dataclasses.fields(cls) if f.name not in data]
-            jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
-            return super(Choices, self).register(name)(cls)
+            return super(Choices, self).register(name)(pytree(*data)(cls))
 
         return enter
 

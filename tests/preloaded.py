@@ -59,9 +59,7 @@ if __name__ == "__main__":
     # No JAX backend starts at import, so that forking is safe and children choose devices.
     import sklearn.datasets  # noqa: F401  where the digits come from: a third of a short command
 
-    import convert  # noqa: F401
-    import simulate  # noqa: F401
-    import train  # noqa: F401
+    from tcl_jax.cli import convert, simulate, train  # noqa: F401
 
     gc.freeze()  # else a child copies all of this at its end, to find what nobody uses any more
     if command := serve():

@@ -157,7 +157,10 @@ def test_mistakes_are_refused(network):
     held_out = _record(np.random.default_rng(0))
     with pytest.raises(InputError, match="between 0 and 100 points, got 100"):
         calibrate(held_out, 1.0)
-    with pytest.raises(InputError, match=r"0\.1 points cannot be told from 200 images: .* 999 or"):
+    with pytest.raises(
+        InputError,
+        match=r"0\.1 points cannot be told from 200 images: .* give calibration_images=999 or",
+    ):
         calibrate(held_out, 0.001)
 
 

@@ -56,7 +56,7 @@ TRIED = [
     Tried("not an int or none", "simulate.py {run} --images=x", ("takes a whole number, got 'x'",)),
     Tried("no value", f"{TRAIN} --epochs", ("--epochs needs a value",)),
     Tried("no choice", f"{TRAIN} --model.dtype f16", ("one of float32, bfloat16, got 'f16'",)),
-    Tried("λ of 0", f"{TRAIN} --model.lam 0", ("error: model.lam must be finite and above 0",)),
+    Tried("λ of 0", f"{TRAIN} --model.lam 0", ("error: --model.lam must be finite and above 0",)),
     Tried(
         "λ below 0", f"{TRAIN} --model.lam -1", ("model.lam must be finite and above 0, got -1",)
     ),
@@ -116,8 +116,12 @@ TRIED = [
     Tried("unknown norm", "convert.py {run} --norm mean", ("'mean'", "percentile:PERCENT", "tcl")),
     Tried("percentile of 0", "convert.py {run} --norm percentile:0", ("percentile:99.9",)),
     Tried("norm tcl without λ", "convert.py {plain} --norm tcl", ("no trained λ", "--norm max")),
-    Tried("over the checkpoints", "convert.py {run} --snn checkpoints", ("'checkpoints' cannot",)),
-    Tried("over the run", "convert.py {run} --snn .", ("'.' cannot name", "a plain name")),
+    Tried(
+        "over the checkpoints",
+        "convert.py {run} --snn checkpoints",
+        ("cannot be 'checkpoints'",),
+    ),
+    Tried("over the run", "convert.py {run} --snn .", ("--snn cannot be '.'", "a plain name")),
     Tried("output is a file", "simulate.py {run} --timesteps 1 --output {file}", ("{file}: File",)),
     Tried("workdir in a file", "train.py digits-cnet --workdir {file}/a", ("{file}/a: Not a dir",)),
     Tried("no calibration", "convert.py {run} --calibration-images 0", ("--calibration-images",)),
@@ -312,7 +316,7 @@ def test_a_mistake_is_answered_by_one_sentence(tried, answers, folders):
 LATE = """
 import asyncio, sys
 from tcl_jax.errors import InputError
-from tcl_jax.terminal import reported_at_exit
+from tcl_jax.cli.terminal import reported_at_exit
 
 class Reader:
     def __init__(self, answer): self.answer = answer
@@ -345,7 +349,7 @@ def test_reads_that_fail_late_say_nothing_and_all_else_does():
 
 DROPPED = """
 import gc, os, signal, time
-from tcl_jax.terminal import reported_at_exit
+from tcl_jax.cli.terminal import reported_at_exit
 
 def interrupt(phase, info):
     gc.callbacks.remove(interrupt)

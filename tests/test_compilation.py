@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 
 from tcl_jax import clip, convert, simulation
+from tcl_jax import graph as g
 from tcl_jax.conversion import evaluate
 from tcl_jax.promotion import implicit
 from tcl_jax.registry import Choices
-from tcl_jax.simulation import IF, Poisson, Simulation
+from tcl_jax.simulation import (
+    CODINGS,
+    IF,
+    NEURONS,
+    READOUTS,
+    Membrane,
+    Poisson,
+    Simulation,
+)
 
 T = 7
+TABLES = NEURONS, CODINGS, READOUTS
 
 
 @pytest.fixture
@@ -202,3 +212,16 @@ def test_evaluation_is_one_program(nets, compilations):
     assert len(compilations) == 1
     evaluate(other, x)
     assert len(compilations) == 1
+
+
+def test_structures_tell_classes_apart():
+    """JAX takes programs for the same where the structures of their arguments are equal."""
+    found = [
+        *(choices[name]() for choices in TABLES for name in choices),
+        *(g.Reshape((1, 0)), g.Transpose((1, 0)), g.Add(), g.Concat(1)),
+        *(g.Dense(jnp.eye(2), None), g.Scale(jnp.ones(2), None), Simulation()),
+    ]
+    structures = [jax.tree.structure(value) for value in found]
+    for number, one in enumerate(structures):
+        assert one == one and one not in structures[:number]
+    assert jax.tree.structure(Simulation()) != jax.tree.structure(Simulation(readout=Membrane()))

@@ -11,7 +11,7 @@ from flax import nnx
 from tcl_jax import InputError, clip, convert, models, simulation
 from tcl_jax import graph as g
 from tcl_jax.conversion import (
-    SpikingGraph,
+    Graph,
     calibrate,
     evaluate,
     fold,
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 """Of the largest logit: float32 sums in another order, over up to 21 layers."""
 
 
-def _assert_same_logits(graph: SpikingGraph, expected, x) -> None:
+def _assert_same_logits(graph: Graph, expected, x) -> None:
     expected = np.asarray(expected)
     assert expected.std() > 0
     # Compiled whole, which is five times faster than operation by operation.
@@ -34,7 +34,7 @@ def _assert_same_logits(graph: SpikingGraph, expected, x) -> None:
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-def _kinds(graph: SpikingGraph) -> list[str]:
+def _kinds(graph: Graph) -> list[str]:
     return [type(node.op).__name__ for node in graph.nodes]
 
 
@@ -201,7 +201,7 @@ def test_folding_leaves_a_value_that_others_read():
 # --- Kinds of networks ----------------------------------------------------------------------
 
 
-def _assert_converts(fn, x) -> SpikingGraph:
+def _assert_converts(fn, x) -> Graph:
     graph = convert(lambda _, x: fn(x), None, [x])
     assert all(np.all(n.op.threshold == 1) for n in (*graph.neurons, graph.output))
     _assert_same_logits(graph, fn(x), x)

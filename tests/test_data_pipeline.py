@@ -243,16 +243,17 @@ def test_evaluation_crop_is_central(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dataset", [_numbered(23), _photographs(23)], ids=["array", "jpeg"])
 @pytest.mark.parametrize("limit", [None, 10, 16, 100])
+@pytest.mark.parametrize("first", [0, 9])
 @pytest.mark.parametrize("count", [1, 4])
 def test_evaluation_sees_every_example_once(
-    dataset: data.Dataset, limit: int | None, count: int
+    dataset: data.Dataset, limit: int | None, first: int, count: int
 ) -> None:
     source = dataset.test
+    which: dict[str, Any] = {"batch_size": 8, "first": first, "limit": limit}
     shards = [
-        list(data.eval_batches(source, batch_size=8, limit=limit, shard=(index, count)))
-        for index in range(count)
+        list(data.eval_batches(source, **which, shard=(index, count))) for index in range(count)
     ]
-    seen = min(limit or 23, 23)
+    seen = min(limit or 23, 23 - first)
     assert {len(batches) for batches in shards} == {-(-seen // 8)}
     labels = []
     for parts in zip(*shards, strict=True):
@@ -266,7 +267,7 @@ def test_evaluation_sees_every_example_once(
             ):
                 np.testing.assert_array_equal(image, source[int(label)]["image"])
                 labels.append(int(label))
-    assert labels == list(range(seen))
+    assert labels == list(range(first, first + seen))
 
 
 def test_evaluation_does_not_write_into_the_source() -> None:
@@ -300,10 +301,18 @@ def test_small_image_crops_are_refused_for_photographs() -> None:
         data.train_batches(_photographs(), batch_size=2, seed=0, augment="crop_flip")
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": 4, "limit": 0}])
-def test_unusable_evaluation_arguments_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        data.eval_batches(_numbered(5).test, **arguments)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"batch_size": 0}, "at least 1"),
+        ({"limit": 0}, "at least 1"),
+        ({"first": 5}, "first=5 must be one of 5"),
+        ({"first": -1}, "first=-1 must be one of 5"),
+    ],
+)
+def test_unusable_evaluation_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        data.eval_batches(_numbered(5).test, **{"batch_size": 4, **arguments})
 
 
 def test_standardize_is_the_stated_formula() -> None:

@@ -78,7 +78,7 @@ def test_four_devices_simulate_as_one_does(trained, converted, tmp_path):
 def test_every_core_is_a_device(setting, batch_size, devices):
     program = (
         "import os, jax; os.sched_getaffinity = lambda _: range(5); from tcl_jax import cluster; "
-        f"cluster.use_cores({batch_size}); print(jax.device_count())"
+        f"cluster.cores_as_devices({batch_size}); print(jax.device_count())"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     done = subprocess.run(

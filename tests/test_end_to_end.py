@@ -16,9 +16,9 @@ from cli import trained as trained
 from tensorboardX.proto.event_pb2 import Event
 
 from tcl_jax import data
-from tcl_jax.report.of_run import report_run
-from tcl_jax.run import open_run
 from tcl_jax.runs.converted import open_converted
+from tcl_jax.runs.report import report_run
+from tcl_jax.runs.trained import open_run
 
 LAYERS = ["act1", "act2", "act3", "act4", "act5"]
 

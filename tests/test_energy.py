@@ -208,7 +208,7 @@ def test_a_lowered_network_costs_what_it_did():
     lowered = simulation.lower(graph, "cpu")
     assert len(lowered.nodes) > len(graph.nodes)
     x = jnp.asarray(rng.uniform(0, 1, (4, 2, 2, 3)), jnp.float32)
-    flat = g.SpikingGraph(
+    flat = g.Graph(
         (
             *graph.nodes[:-1],
             g.Node(g.Reshape((16,)), (3,), "flat"),
@@ -256,14 +256,14 @@ def test_counts_beyond_32_bits_are_exact_or_refused():
     batch = jax.eval_shape(lambda: jnp.zeros((side, side)))
     mask = jax.eval_shape(lambda: jnp.zeros(side, bool))
     labels = jax.eval_shape(lambda: jnp.zeros(side, jnp.int32))
-    with pytest.raises(InputError, match="--batch-size 46340 or less"):
+    with pytest.raises(InputError, match="batch_size=46340 or less"):
         how = simulation.Simulation()
         energy._of_batch.lower(graph, energy.fan_outs(graph), batch, labels, mask, 1, how)
 
 
 def test_the_constants_are_horowitz_s():
     assert (FLOAT32.ac, FLOAT32.mac) == (0.9, pytest.approx(0.9 + 3.7))
-    with pytest.raises(InputError, match="--mac must be finite and not negative"):
+    with pytest.raises(InputError, match="mac must be finite and not negative"):
         OperationCost(mac=-1.0)
 
 

@@ -52,7 +52,7 @@ def test_a_training_tells_of_itself_until_it_is_killed(tmp_path):
     assert done.status == 2
     assert done.err == (
         f"error: {folder} is in use by another training (process {process.pid} on "
-        f"{socket.gethostname()}): wait for it, stop it, or choose another --workdir\n"
+        f"{socket.gethostname()}): wait for it, stop it, or choose another folder\n"
     )
     wait_until(lambda: last(folder)["step"] > before, process)
     assert last(folder)["pid"] == process.pid
@@ -75,7 +75,7 @@ def test_a_training_tells_of_itself_until_it_is_killed(tmp_path):
     done = finish(process)
     assert re.search(rf"^the training before died, [a-z]+ at step {step}$", done.out, re.M)
     sentence, well = state(folder)
-    assert well and sentence.startswith("stopped at step ") and "--resume" in sentence
+    assert well and sentence.startswith("stopped at step ") and sentence.endswith("; resume it")
 
 
 def test_status_of_several(trained, tmp_path):
@@ -107,7 +107,7 @@ def test_a_training_that_hangs_says_so(tmp_path, monkeypatch, capsys):
         beats.beat(12, "evaluating")
         time.sleep(1.5)
         warning = "warning: nothing has moved for 1 s, evaluating at step 12: if it hangs, kill it"
-        assert capsys.readouterr().err == f"{warning} and go on with --resume\n"
+        assert capsys.readouterr().err == f"{warning} and resume\n"
 
 
 def test_what_fails_has_not_died(tmp_path):

@@ -354,7 +354,7 @@ def test_a_current_that_is_read_twice(rng):
     assert len(set(add.inputs)) == 1
     two, nothing = jnp.full((), 2, jnp.int32), jnp.zeros((), jnp.int32)
     double = g.Node(g.Scale(two, nothing), add.inputs[:1], add.name)
-    doubled = g.SpikingGraph(tuple(double if n is add else n for n in graph.nodes))
+    doubled = g.Graph(tuple(double if n is add else n for n in graph.nodes))
     counts = [
         np.asarray(simulation.simulate(n, x, LATENCY).output.counts) for n in (graph, doubled)
     ]

@@ -32,7 +32,7 @@ from tcl_jax import calibration, simulation
 from tcl_jax import graph as g
 from tcl_jax.conversion import (
     Artifact,
-    SpikingGraph,
+    Graph,
     calibrate,
     evaluate,
     fold,
@@ -125,9 +125,9 @@ class Converted:
 
     function: Callable[[Any], jax.Array]
     x: np.ndarray
-    traced: SpikingGraph
-    lam: SpikingGraph
-    one: SpikingGraph
+    traced: Graph
+    lam: Graph
+    one: Graph
 
 
 def _converted(
@@ -144,7 +144,7 @@ def _converted(
 
 
 @cache
-def _traced(function: Callable[[Any], jax.Array]) -> tuple[SpikingGraph, SpikingGraph]:
+def _traced(function: Callable[[Any], jax.Array]) -> tuple[Graph, Graph]:
     traced = trace(function, jnp.asarray(images(1)))
     return traced, fold(traced)
 
@@ -198,7 +198,7 @@ def test_an_operation_is_its_node(name):
     assert any(isinstance(node.op, kind) for node in _operation(name).traced.nodes)
 
 
-def _read(graph: SpikingGraph, x: jax.Array) -> dict[str, np.ndarray]:
+def _read(graph: Graph, x: jax.Array) -> dict[str, np.ndarray]:
     """Logits, and activations in units of the network that was converted."""
     found: dict[str, jax.Array] = {}
     # One operation after the other: to compile each graph as a whole takes four times as long.
@@ -323,7 +323,7 @@ def test_what_is_read_depends_on_neither_lambda_nor_batch(neurons, coding, compi
     every = READOUTS.read("every")
 
     @jax.jit
-    def simulated(graph: SpikingGraph, x: jax.Array, how: Simulation) -> dict[str, jax.Array]:
+    def simulated(graph: Graph, x: jax.Array, how: Simulation) -> dict[str, jax.Array]:
         def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
             classes = every.classes(state.output, graph.output.op)
             return {name: spikes[name] > 0 for name in names} | classes

@@ -14,7 +14,7 @@ from cli import succeed, train
 from tcl_jax import clip, cluster, convert, data, models, simulation
 from tcl_jax.calibration.spike_norm import _largest_current
 from tcl_jax.conversion import evaluate, load, trace
-from tcl_jax.run import open_run
+from tcl_jax.runs.trained import open_run
 from tcl_jax.simulation import adaptive
 from tcl_jax.tracing.trace import traced
 from tcl_jax.training.step import make_eval_step, no_sums
@@ -203,7 +203,7 @@ def test_the_float32_weights_are_what_is_converted(in_bfloat16):
     assert kernel.dtype == np.float32
     assert np.any(kernel != kernel.astype(jnp.bfloat16).astype(np.float32)), "nothing to round"
     float32 = run.model.clone(dtype=jnp.float32)
-    images = next(run.train_images(64, 64))
+    images = next(run.batches("train", 64))["image"]
     expected = np.asarray(float32.apply(run.variables, images, train=False))
     found = np.asarray(evaluate(graph, images))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -23,18 +23,24 @@ def test_a_record_says_where_a_figure_comes_from():
     json.dumps(found)
 
 
-@pytest.mark.parametrize("typed", ["results/networks.py", f"{ROOT}/results/networks.py"])
+@pytest.mark.parametrize("typed", ["train.py", f"{ROOT}/train.py"])
 def test_the_command_is_given_as_it_is_called_from_the_checkout(typed, monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None))
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", [typed, "--only", "a b"])
-    assert provenance.describe()["command"] == "python results/networks.py --only 'a b'"
+    assert provenance.describe()["command"] == "python train.py --only 'a b'"
 
 
 def test_the_name_alone_is_given_of_a_program_elsewhere(monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None))
     monkeypatch.setattr("sys.argv", ["/x/mine.py", "1"])
     assert provenance.describe()["command"] == "python mine.py 1"
+
+
+def test_an_installed_command_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None))
+    monkeypatch.setattr("sys.argv", [f"{ROOT}/.venv/bin/tcl-train", "digits-cnet"])
+    assert provenance.describe()["command"] == "tcl-train digits-cnet"
 
 
 def test_a_module_that_is_run_is_named(monkeypatch):

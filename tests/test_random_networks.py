@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcl_jax import clip
-from tcl_jax.conversion import SpikingGraph, evaluate, fold, normalise, trace, with_norms
+from tcl_jax.conversion import Graph, evaluate, fold, normalise, trace, with_norms
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation import spike_trains
 
@@ -257,9 +257,7 @@ def check(ops: list[Op], seed: int) -> None:
         _assert_same_spikes(ops, graph, x, images)
 
 
-def _assert_same_spikes(
-    ops: list[Op], graph: SpikingGraph, x: jax.Array, images: np.ndarray
-) -> None:
+def _assert_same_spikes(ops: list[Op], graph: Graph, x: jax.Array, images: np.ndarray) -> None:
     trains = {name: np.asarray(v) for name, v in spike_trains(graph, x, TIMESTEPS).items()}
     numbers = {name: int(name.split("/")[0][2:]) for name in trains if name != "output"}
     for index, image in enumerate(images):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tcl_jax.report.experiment import Curve, _ranges, write_report
+from results.experiment import Curve, _ranges, write_report
 from tcl_jax.report.plots import plot_curves
 from tcl_jax.report.tables import print_conversion
 

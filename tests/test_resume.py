@@ -17,7 +17,7 @@ import pytest
 from cli import ROOT, Begun, finish, paste, run, succeed, succeeded, told_next, wait_until
 from cli import trained as trained
 
-from tcl_jax.run import open_run
+from tcl_jax.runs.trained import open_run
 from tcl_jax.training import Checkpoints, loop
 from tcl_jax.training import config as configs
 from tcl_jax.training.heartbeat import state
@@ -248,7 +248,7 @@ def test_other_settings_are_refused(trained):
     assert done.status == 2
     assert done.err == (
         f"error: {trained.folder} was trained with other settings (optim.lr: 0.05 ≠ 0.01; "
-        "seed: 0 ≠ 1): resume with those, or choose another --workdir\n"
+        "seed: 0 ≠ 1): resume with those, or choose another folder\n"
     )
     assert contents(trained.folder) == before
 
@@ -259,7 +259,7 @@ def test_a_run_is_not_overwritten(trained):
     assert done.status == 2
     assert done.err == (
         f"error: {trained.folder} holds a run already: continue it with --resume, or choose "
-        "another --workdir\n"
+        "another folder\n"
     )
     assert contents(trained.folder) == before
 

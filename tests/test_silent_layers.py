@@ -113,5 +113,5 @@ def test_a_black_image_is_named_where_norm_factors_are_read_from_it(weights):
     def network(w, x):
         return jax.nn.relu(x @ w["a"]) @ w["b"]
 
-    with pytest.raises(InputError, match="is 0 on every calibration image, so that --norm max"):
+    with pytest.raises(InputError, match='is 0 on every calibration image, so that norm="max"'):
         convert(network, weights, jnp.zeros((1, 8)), norm="max")

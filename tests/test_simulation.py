@@ -141,7 +141,7 @@ def _in_jax(layers: list[ref.Layer]):
     return forward
 
 
-def _converted(fn, images, lam_out: float) -> tuple[graph.SpikingGraph, graph.SpikingGraph]:
+def _converted(fn, images, lam_out: float) -> tuple[graph.Graph, graph.Graph]:
     """With thresholds λ, and normalised."""
     folded = fold(trace(fn, images))
     clipped = with_norms(folded, {folded.output.name: lam_out})
@@ -167,7 +167,7 @@ def _all_alive(layers: list[ref.Layer], images: np.ndarray) -> bool:
     return all(0.02 < raster.mean() < 0.98 for raster in rasters)
 
 
-def _in_order(converted: graph.SpikingGraph, trains) -> list[np.ndarray]:
+def _in_order(converted: graph.Graph, trains) -> list[np.ndarray]:
     return [np.asarray(trains[n.name]) for n in (*converted.neurons, converted.output)]
 
 

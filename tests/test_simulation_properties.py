@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcl_jax import InputError, clip, cluster, simulation
-from tcl_jax.conversion import SpikingGraph, fold, normalise, trace, with_norms
+from tcl_jax.conversion import Graph, fold, normalise, trace, with_norms
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation.readout import Counted
 
@@ -34,7 +34,7 @@ def labels() -> jax.Array:
 
 
 @pytest.fixture(scope="module")
-def network(images) -> SpikingGraph:
+def network(images) -> Graph:
     # Dyadic numbers: sums are exact in any order, so that no comparison needs a tolerance.
     rng = np.random.default_rng(0)
     shapes = {"w1": (6, 12), "b1": (12,), "w2": (12, 12), "w3": (12, 4)}

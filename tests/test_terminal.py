@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli import ROOT, environment, finish, start, succeeded
+from cli import ROOT, environment, finish, run, start, succeeded
 from cli import converted as converted
 from cli import trained as trained
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcl_jax.cli import command
+from tcl_jax.cli.options import command
+from tcl_jax.letters import spelled
+from tcl_jax.progress import Console
 from tcl_jax.report import tables
-from tcl_jax.report.console import Console
 from tcl_jax.report.layers import PARTS, AtLatency, Layer
 from tcl_jax.report.names import shortened
-from tcl_jax.terminal import spelled
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 CLOSED = "error: the program that the output was piped into has ended: "
@@ -73,7 +73,7 @@ def test_a_process_in_the_background_goes_on_ignoring_ctrl_c():
     done = python(
         "import os, signal\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from tcl_jax.terminal import ends_at_ctrl_c\n"
+        "from tcl_jax.cli.terminal import ends_at_ctrl_c\n"
         "with ends_at_ctrl_c():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "print('went on')\n"
@@ -83,7 +83,7 @@ def test_a_process_in_the_background_goes_on_ignoring_ctrl_c():
 
 PRINTING = """
 import os, sys
-from tcl_jax.terminal import reported_at_exit
+from tcl_jax.cli.terminal import reported_at_exit
 
 with reported_at_exit():
     {what}
@@ -210,12 +210,29 @@ def test_commands_to_run_next_are_of_the_python_that_runs(activated, monkeypatch
     monkeypatch.setenv("PATH", str(python.parent if activated else tmp_path))
     monkeypatch.setattr(sys, "argv", ["../tcl jax/train.py"])
     monkeypatch.chdir(tmp_path)
-    program, *rest = shlex.split(command("convert.py", "runs/it's (1)"))
+    program, *rest = shlex.split(command("convert", "runs/it's (1)"))
     assert rest == ["../tcl jax/convert.py", "runs/it's (1)"]
     if activated and (python.parent / "python").resolve() == python.resolve():
         assert program == "python"
     else:
         assert program == sys.executable
+    # As it was called itself, where it is installed as a command.
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "tcl-train")])
+    assert command("convert", "runs/a") == f"{tmp_path}/tcl-convert runs/a"
+    (tmp_path / "tcl-convert").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command("convert", "runs/a") == "tcl-convert runs/a"
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     # Not by its whole path where a part is enough.
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    assert shlex.split(command("convert.py"))[0] == ".venv/bin/python"
+    assert shlex.split(command("convert"))[0] == ".venv/bin/python"
+
+
+@pytest.mark.parametrize("name", ["train", "convert", "simulate"])
+def test_installed_commands_are_the_scripts(name, tmp_path):
+    installed = Path(sys.executable).with_name(f"tcl-{name}")
+    how = {"env": environment(COLUMNS="80"), "cwd": tmp_path, "capture_output": True}
+    done = subprocess.run([installed, "--help"], text=True, timeout=60, **how)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = succeeded(run(name, "--help", COLUMNS="80")).out
+    assert done.stdout == script.replace(f"{name}.py", installed.name)

@@ -9,7 +9,7 @@ import pytest
 
 from tcl_jax import clip
 from tcl_jax.conversion import (
-    SpikingGraph,
+    Graph,
     UnsupportedOperation,
     evaluate,
     fold,
@@ -24,7 +24,7 @@ def _draw(rng, *shape):
     return jnp.asarray(rng.normal(0, 0.5, shape), jnp.float32)
 
 
-def _assert_traces(fn, x) -> SpikingGraph:
+def _assert_traces(fn, x) -> Graph:
     """Traced, folded and normalised, the network gives its logits for a batch of any size."""
     traced = trace(fn, x[:1])
     folded = fold(traced)
@@ -40,7 +40,7 @@ def _assert_traces(fn, x) -> SpikingGraph:
     return normalised
 
 
-def _kinds(graph: SpikingGraph) -> list[str]:
+def _kinds(graph: Graph) -> list[str]:
     return [type(node.op).__name__ for node in graph.nodes]
 
 
@@ -210,6 +210,17 @@ def test_a_branch_that_constants_choose_is_taken(train, rng):
         )
 
     assert len(_assert_traces(network, x).neurons) == (0 if train else 1)
+
+
+@pytest.mark.parametrize("name", ["clip", "tcl_clip"])
+def test_a_function_of_its_name_is_not_taken_for_the_clip(name, rng):
+    w, x = _draw(rng, 5, 40), _draw(rng, 6, 5)
+
+    def shifted(a, lam):
+        return a + lam
+
+    shifted.__name__ = name
+    _assert_traces(lambda x: jax.jit(shifted)(clip(jax.nn.relu(x @ w), 0.5), jnp.float32(2)), x)
 
 
 def test_a_bounded_relu_is_a_clip(rng):

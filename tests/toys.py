@@ -24,9 +24,7 @@ class PartOfMax(NormMethod):
     part: float = 0.75
     channel: bool = False
 
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         return {
             n.name: of_neurons(n.op.clip, self.part * largest[n.name], self.channel)
             for n in graph.neurons

@@ -16,14 +16,12 @@ def nodes(**steps):
 
 
 def graph(**steps):
-    return g.SpikingGraph(nodes(**steps))
+    return g.Graph(nodes(**steps))
 
 
 def changed(graph, node, op):
     """The graph in which a node does something else."""
-    return g.SpikingGraph(
-        tuple(g.Node(op, n.inputs, n.name) if n is node else n for n in graph.nodes)
-    )
+    return g.Graph(tuple(g.Node(op, n.inputs, n.name) if n is node else n for n in graph.nodes))
 
 
 def operations(graph, kind):

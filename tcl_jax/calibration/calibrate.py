@@ -8,7 +8,7 @@ from tcl_jax.calibration.method import Batches, NormFactors, NormMethod
 from tcl_jax.errors import InputError
 
 
-def calibrate(graph: g.SpikingGraph, how: NormMethod, batches: Batches) -> NormFactors:
+def calibrate(graph: g.Graph, method: NormMethod, batches: Batches) -> NormFactors:
     """Norm-factors of every layer or channel by one method, and of the output by its largest logit.
 
     Whatever the method, the output has one λ, its largest logit (classes could not be told apart by
@@ -24,7 +24,7 @@ def calibrate(graph: g.SpikingGraph, how: NormMethod, batches: Batches) -> NormF
 
     Args:
         graph: folded, with thresholds as traced.
-        how: the method, one of `tcl_jax.calibration.NORMS`.
+        method: one of `tcl_jax.calibration.NORMS`.
         batches: makes a fresh iterator over batches of calibration images, at each call the same.
 
     Returns:
@@ -51,7 +51,7 @@ def calibrate(graph: g.SpikingGraph, how: NormMethod, batches: Batches) -> NormF
             f"batches must be a function that makes an iterator, got a {type(batches).__name__}: "
             "give lambda: batches"
         )
-    how.check(graph)
+    method.check(graph)
     largest = largest_activations(graph, batches())
     wild = [name for name, tops in largest.items() if not np.isfinite(tops).all()]
     if wild:
@@ -59,7 +59,7 @@ def calibrate(graph: g.SpikingGraph, how: NormMethod, batches: Batches) -> NormF
             f"layer {wild[0]!r} exceeds {graph.dtype} on the calibration images: the network "
             "multiplies too much for that type, or the images are too large"
         )
-    norms = how.norm_factors(graph, batches, largest)
+    norms = method.norm_factors(graph, batches, largest)
     logits = largest[graph.output.name]
     # An output that never fires is told apart by its potential: any λ of its size will do.
     of_output = logits.max() if logits.max() > 0 else np.abs(logits).max() or 1.0

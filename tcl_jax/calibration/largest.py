@@ -39,15 +39,13 @@ class Max(NormMethod):
     channel: bool = False
     """Whether i runs over a channel and not the layer."""
 
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         check_active(graph, largest, self)
         return {n.name: of_neurons(n.op.clip, largest[n.name], self.channel) for n in graph.neurons}
 
 
 def largest_activations(
-    graph: g.SpikingGraph, batches: Iterable[Real[Array | np.ndarray, "_ ..."]]
+    graph: g.Graph, batches: Iterable[Real[Array | np.ndarray, "_ ..."]]
 ) -> Largest:
     """The largest activation of every channel of every population, and the largest logits.
 
@@ -56,7 +54,7 @@ def largest_activations(
     """
 
     @jax.jit
-    def of_batch(graph: g.SpikingGraph, x: Array) -> tuple[Array, dict[str, Array]]:
+    def of_batch(graph: g.Graph, x: Array) -> tuple[Array, dict[str, Array]]:
         found: dict[str, Array] = {}
         g.evaluate(graph, x, lambda name, a: found.__setitem__(name, by_channel(a).max(0)))
         return jnp.isfinite(x).all(), found

@@ -35,13 +35,11 @@ class NormMethod(Choice, ABC):
     reads_once: ClassVar[bool] = False
     """Whether it needs no batches beside the largest activations, which are read first."""
 
-    def check(self, graph: g.SpikingGraph) -> None:
+    def check(self, graph: g.Graph) -> None:
         """Raises InputError where the method is not for such a network; before images are read."""
 
     @abstractmethod
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         """λ by name of the hidden neurons: a number each, or an array ``[c]``.
 
         Args:
@@ -69,14 +67,14 @@ def norm_method(text: str) -> NormMethod:
         InputError: it is none, or a number is out of range.
 
     >>> from tcl_jax.conversion import norm_method
-    >>> how = norm_method("percentile:99.9/channel")
-    >>> how.percent, how.channel, str(how)
+    >>> method = norm_method("percentile:99.9/channel")
+    >>> method.percent, method.channel, str(method)
     (99.9, True, 'percentile:99.9/channel')
     """
     return NORMS.read(text)
 
 
-def with_norms(graph: g.SpikingGraph, norms: NormFactors) -> g.SpikingGraph:
+def with_norms(graph: g.Graph, norms: NormFactors) -> g.Graph:
     """The graph with thresholds set by neuron name (the output's too); others stay, and clips do.
 
     Args:
@@ -126,13 +124,13 @@ def of_neurons(
     return norm if norm.ndim else float(norm)
 
 
-def check_active(graph: g.SpikingGraph, largest: Largest, norm: NormMethod) -> None:
+def check_active(graph: g.Graph, largest: Largest, norm: NormMethod) -> None:
     """Raises InputError where a population without clip has no activation to read λ from."""
     silent = [n.name for n in graph.neurons if not bounded(n) and largest[n.name].max() <= 0]
     if silent:
         raise InputError(
-            f"{named(silent)} is 0 on every calibration image, so that --norm {norm} finds no "
-            "norm-factor: calibrate on more images or on others, or use --norm model_based"
+            f'{named(silent)} is 0 on every calibration image, so that norm="{norm}" finds no '
+            'norm-factor: calibrate on more images or on others, or use norm="model_based"'
         )
 
 

@@ -45,9 +45,7 @@ class ModelBased(NormMethod):
     channel: bool = False
     """One λ a channel.  A channel that can never be active takes its layer's."""
 
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         low, high = _range(batches())
         shape = (1, *graph.input.op.shape)
         norms: NormFactors = {}
@@ -60,7 +58,7 @@ class ModelBased(NormMethod):
             if not np.isfinite(largest).all():
                 raise InputError(
                     f"the bound on the activations of layer {node.name!r} is beyond float32: the "
-                    "network is too deep for --norm model_based, so use max or percentile:99.9"
+                    'network is too deep for norm="model_based", so use max or percentile:99.9'
                 )
             norm = norms[node.name] = of_neurons(node.op.clip, largest, self.channel)
             amplitude = jnp.broadcast_to(jnp.asarray(norm, jnp.float32), upper.shape)

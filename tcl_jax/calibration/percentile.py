@@ -57,9 +57,7 @@ class Percentile(NormMethod):
                 "100, as in percentile:99.9"
             )
 
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         check_active(graph, largest, self)
         sizes = {n.name: largest[n.name].size for n in graph.neurons}
         found: dict[str, np.ndarray] = {}
@@ -74,7 +72,7 @@ class Percentile(NormMethod):
 
 
 def _percentiles(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     batches: Batches,
     columns: dict[str, int],
     percent: float,
@@ -106,7 +104,7 @@ def _percentiles(
 
 @partial(jax.jit, static_argnames="digit")
 def _count(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     x: Real[Array, "b ..."],
     begins: dict[str, Int[Array, " _"]],
     left: int | Int[Array, ""],
@@ -137,4 +135,4 @@ def _rank(histogram: Int[np.ndarray, "c bins"], percent: float) -> Int[np.ndarra
     total, silent = histogram.sum(-1), histogram[:, 0]
     rank = np.ceil(total * (percent / 100))
     of_active = silent + np.maximum(np.ceil((total - silent) * (percent / 100)), 1)
-    return np.where(rank > silent, rank, of_active).astype(np.int64)
+    return np.asarray(np.where(rank > silent, rank, of_active), np.int64)

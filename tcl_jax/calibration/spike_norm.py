@@ -77,9 +77,7 @@ class SpikeNorm(NormMethod):
                 f"the number of images to simulate must be at least 1, got {self.images}"
             )
 
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         kept = _first(batches(), self.images)
         norms: NormFactors = {}
         for neurons in graph.neurons:
@@ -90,7 +88,7 @@ class SpikeNorm(NormMethod):
                 raise InputError(
                     f"layer {neurons.name!r} receives no current above 0 in {self.timesteps} steps "
                     "of the spiking network, so that it has no threshold: simulate more steps or "
-                    "images, or use --norm max"
+                    'images, or use norm="max"'
                 )
             found = of_neurons(neurons.op.clip, self.scaling * strongest, self.channel)
             norms[neurons.name] = found
@@ -108,20 +106,18 @@ def _first(batches: Iterable[Array | np.ndarray], images: int) -> list[Array | n
     return kept
 
 
-def _before(graph: g.SpikingGraph, neurons: g.Node[g.Population]) -> g.SpikingGraph:
+def _before(graph: g.Graph, neurons: g.Node[g.Population]) -> g.Graph:
     """What precedes a population, with an output that reads what the population reads.
 
     Only its ancestors: populations beside it may not have a threshold yet.
     """
     one = jnp.ones((), graph.dtype)
     end = g.Node(g.Output(one, one), neurons.inputs, neurons.name)
-    return g.SpikingGraph(g.reached((*graph.nodes[: neurons.inputs[0] + 1], end)))
+    return g.Graph(g.reached((*graph.nodes[: neurons.inputs[0] + 1], end)))
 
 
 @partial(jax.jit, static_argnames="timesteps")
-def _largest_current(
-    graph: g.SpikingGraph, x: Real[Array, "b ..."], timesteps: int
-) -> Float[Array, " c"]:
+def _largest_current(graph: g.Graph, x: Real[Array, "b ..."], timesteps: int) -> Float[Array, " c"]:
     """The largest current into the output at any step, by channel."""
     constant = g.constant_values(graph, x)
     start = init_state(graph, x.shape[0], _SUMMED)

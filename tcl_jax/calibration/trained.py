@@ -24,14 +24,12 @@ class Trained(NormMethod):
     reference: ClassVar[str] = "Ho & Chang 2021"
     reads_once: ClassVar[bool] = True
 
-    def check(self, graph: g.SpikingGraph) -> None:
+    def check(self, graph: g.Graph) -> None:
         if bare := [n.name for n in graph.neurons if not bounded(n)]:
             raise InputError(
-                f"{named(bare)} has no trained λ: convert this network with --norm max or --norm "
-                "percentile:99.9, or train it with TCL"
+                f'{named(bare)} has no trained λ: convert this network with norm="max" or '
+                'norm="percentile:99.9", or train it with TCL'
             )
 
-    def norm_factors(
-        self, graph: g.SpikingGraph, batches: Batches, largest: Largest
-    ) -> NormFactors:
+    def norm_factors(self, graph: g.Graph, batches: Batches, largest: Largest) -> NormFactors:
         return {}

@@ -19,6 +19,7 @@ from tcl_jax.graph.artifact import Artifact as Artifact
 from tcl_jax.graph.artifact import load as load
 from tcl_jax.graph.artifact import save as save
 from tcl_jax.graph.fold import fold as fold
+from tcl_jax.graph.graph import Graph as Graph
 from tcl_jax.graph.graph import SpikingGraph as SpikingGraph
 from tcl_jax.graph.normalise import normalise as normalise
 from tcl_jax.graph.readings import evaluate as evaluate
@@ -33,7 +34,7 @@ def convert(
     calibration: Array | Iterable[Array],
     *,
     norm: str | NormMethod = "tcl",
-) -> SpikingGraph:
+) -> Graph:
     """Convert an inference function into a spiking graph with thresholds of 1.
 
     Trace, fold batch norm (Eq. 7), find norm-factors, normalise (Eq. 5), and prove on the first
@@ -70,11 +71,11 @@ def convert(
     >>> [n.op.threshold.item() for n in graph.neurons]
     [1.0]
     """
-    how = norm if isinstance(norm, NormMethod) else norm_method(norm)
-    first, batches = _streamed(calibration, how)
+    method = norm if isinstance(norm, NormMethod) else norm_method(norm)
+    first, batches = _streamed(calibration, method)
     network, epsilon = traced(lambda x: fn(variables, x), first)
     folded = fold(network)
-    folded = with_norms(folded, calibrate(folded, how, batches))
+    folded = with_norms(folded, calibrate(folded, method, batches))
     stages = Stages(network, folded, normalise(folded))
     x = jnp.asarray(first)
     function = compiled(lambda x: fn(variables, x), x)
@@ -82,7 +83,7 @@ def convert(
     return stages.normalised
 
 
-def _streamed(calibration: Any, how: NormMethod) -> tuple[Any, Callable[[], Iterable[Any]]]:
+def _streamed(calibration: Any, method: NormMethod) -> tuple[Any, Callable[[], Iterable[Any]]]:
     """The first batch, and what makes iterators over all."""
     # An array is iterable too: its rows are images, not batches of them.
     if hasattr(calibration, "shape"):
@@ -97,6 +98,6 @@ def _streamed(calibration: Any, how: NormMethod) -> tuple[Any, Callable[[], Iter
     if not isinstance(calibration, Iterator):
         return first, lambda: calibration
     whole: Iterable[Any] = chain([first], batches)
-    if not how.reads_once:
+    if not method.reads_once:
         whole = list(whole)
     return first, lambda: whole

@@ -24,9 +24,9 @@ class Stages(NamedTuple):
         normalised: with thresholds of 1.
     """
 
-    traced: g.SpikingGraph
-    folded: g.SpikingGraph
-    normalised: g.SpikingGraph
+    traced: g.Graph
+    folded: g.Graph
+    normalised: g.Graph
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def compiled(fn: Callable[[Array], Array], x: Any) -> Callable[[Array], Array]:
 
     @jax.jit
     def call(consts: Any, x: Array) -> Array:
+        logits: Array
         (logits,) = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(x)
         return logits
 
@@ -130,7 +131,7 @@ def _refusal(what: str, error: float, largest: float, place: str) -> InputError:
     )
 
 
-def _logits(graph: g.SpikingGraph, x: Array) -> Float[np.ndarray, "b ..."]:
+def _logits(graph: g.Graph, x: Array) -> Float[np.ndarray, "b ..."]:
     return np.asarray(g.evaluate(graph, x), np.float64)
 
 
@@ -138,7 +139,7 @@ def _largest(values: Float[np.ndarray, "..."]) -> float:
     return float(np.max(np.abs(values), initial=0.0))
 
 
-def _place(before: g.SpikingGraph, after: g.SpikingGraph, x: Array, tolerance: float) -> str:
+def _place(before: g.Graph, after: g.Graph, x: Array, tolerance: float) -> str:
     """The first neurons at which two stages part."""
     activations: list[dict[str, np.ndarray]] = []
     for graph in (before, after):

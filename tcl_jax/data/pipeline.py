@@ -177,6 +177,7 @@ def eval_batches(
     source: Source,
     *,
     batch_size: int,
+    first: int = 0,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Generator[EvalBatch, None, None]:
@@ -185,7 +186,8 @@ def eval_batches(
     Args:
         source: The split.
         batch_size: Global batch size, over all processes.
-        limit: Use only the first `limit` examples.
+        first: The number of the first example.
+        limit: Use only so many examples.
         shard: This process's index and the number of processes.
 
     Returns:
@@ -201,17 +203,20 @@ def eval_batches(
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError(f"batch_size={batch_size} and limit={limit} must be at least 1.")
+    if not 0 <= first < len(source):
+        raise InputError(f"first={first} must be one of {len(source)} examples, from 0.")
     rows = _rows(batch_size, shard)
-    count = len(source) if limit is None else min(limit, len(source))
+    end = len(source) if limit is None else min(first + limit, len(source))
 
     def batch(step: int) -> EvalBatch:
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-        mask = positions < count
-        image, label = source.gather(np.minimum(positions, count - 1))
+        start = first + step * batch_size
+        positions = np.arange(start, start + batch_size)[rows]
+        mask = positions < end
+        image, label = source.gather(np.minimum(positions, end - 1))
         image[~mask], label[~mask] = 0, 0
         return {"image": image, "label": label, "mask": mask}
 
-    return _stream(batch, range(-(-count // batch_size)), _threads(source), workers=0)
+    return _stream(batch, range(-((first - end) // batch_size)), _threads(source), workers=0)
 
 
 def _rows(batch_size: int, shard: tuple[int, int]) -> slice:

@@ -86,7 +86,7 @@ def prepare(name: str, data_dir: Path, read: Callable[[Any], RawData]) -> None:
     stock: Any = tfds.builder_cls(name)
 
     # Checkers do not see the keywords of a class whose base is only known when run.
-    class Local(stock, skip_registration=True):  # type: ignore[call-arg]
+    class Local(stock, skip_registration=True):  # type: ignore[call-arg,misc]
         def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
             raw = read(dl_manager)
             features: Any = self.info.features

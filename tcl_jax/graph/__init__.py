@@ -1,6 +1,6 @@
 """What a spiking network is: a graph of affine operations with populations of neurons between."""
 
-from tcl_jax.graph.graph import SpikingGraph as SpikingGraph
+from tcl_jax.graph.graph import Graph as Graph
 from tcl_jax.graph.graph import apply as apply
 from tcl_jax.graph.graph import reached as reached
 from tcl_jax.graph.graph import shapes as shapes
@@ -11,7 +11,6 @@ from tcl_jax.graph.nodes import Node as Node
 from tcl_jax.graph.nodes import Output as Output
 from tcl_jax.graph.nodes import Population as Population
 from tcl_jax.graph.nodes import free as free
-from tcl_jax.graph.nodes import unknown as unknown
 from tcl_jax.graph.ops.base import KINDS as KINDS
 from tcl_jax.graph.ops.base import Affine as Affine
 from tcl_jax.graph.ops.base import Op as Op

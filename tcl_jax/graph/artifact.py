@@ -5,7 +5,6 @@ import json
 import secrets
 import shutil
 import time
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from jaxtyping import Array, Float, UInt8
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError, first_line
-from tcl_jax.files import remove, whole
 from tcl_jax.pixels import standardize
 from tcl_jax.promotion import wider
+from tcl_jax.record import crc32, remove, write_json
 
 VERSION = 3
 GRAPH = "graph.json"
@@ -39,7 +38,7 @@ class Artifact:
             test images the trained network gets right, provenance; JSON types only.
     """
 
-    graph: g.SpikingGraph
+    graph: g.Graph
     about: dict[str, Any]
 
     def standardize(self, image: UInt8[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b h w c"]:
@@ -58,21 +57,21 @@ class Artifact:
         >>> artifact.standardize(np.full((1, 1, 1), 255, np.uint8)).item()
         2.0
         """
-        if (how := self.about.get("standardisation")) is None:
+        if (standardisation := self.about.get("standardisation")) is None:
             raise InputError(
                 "this spiking network does not say how its images were standardised: convert the "
                 "run again"
             )
-        takes = self.graph.input.op.shape
+        expected = self.graph.input.op.shape
         shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
         if dtype != np.uint8:
             raise InputError(f"an image must be pixels from 0 to 255, as uint8, got {dtype}")
-        if shape[-len(takes) :] != takes:
+        if shape[-len(expected) :] != expected:
             raise InputError(
-                f"the network takes images of shape {takes}, got {shape}: resize or pad them as "
+                f"the network takes images of shape {expected}, got {shape}: resize or pad them as "
                 "those of the training were"
             )
-        return standardize(jnp.asarray(image), **how)
+        return standardize(jnp.asarray(image), **standardisation)
 
 
 def save(artifact: Artifact, folder: Path | str) -> None:
@@ -104,9 +103,8 @@ def save(artifact: Artifact, folder: Path | str) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(place, arrays)
         old = _unneeded(folder)
-        with whole(folder / GRAPH) as file:
-            described = {"version": VERSION, "crc32": _crc(content), **content}
-            file.write(json.dumps(described, indent=1) + "\n")
+        described = {"version": VERSION, "crc32": crc32(content), **content}
+        write_json(folder / GRAPH, described, indent=1)
     except BaseException as error:
         for unfinished in folder.glob(f"{place.name}*"):
             remove(unfinished)
@@ -151,8 +149,8 @@ def fingerprint(folder: Path) -> str | None:
     except OSError:
         return None
     with suppress(ValueError, KeyError, TypeError):
-        text = json.dumps(json.loads(text)["nodes"], sort_keys=True).encode()
-    return f"{zlib.crc32(text):08x}"
+        return f"{crc32(json.loads(text)['nodes']):08x}"
+    return f"{crc32(text):08x}"
 
 
 def load(folder: Path | str) -> Artifact:
@@ -182,7 +180,7 @@ def load(folder: Path | str) -> Artifact:
     if version == 1 and checksum is None:
         # The first format had no checksum of the structure, and one name for all arrays.
         content = {"arrays": ARRAYS, **content}
-    elif checksum != _crc(content):
+    elif checksum != crc32(content):
         raise InputError(f"{folder / GRAPH} is damaged (its checksum differs): {advice}")
     try:
         return _read(folder, content, version)
@@ -192,11 +190,6 @@ def load(folder: Path | str) -> Artifact:
         if (folder / GRAPH).read_bytes() != text:
             return load(folder)  # replaced meanwhile, and its arrays gone
         raise InputError(f"{folder} is damaged ({first_line(error)}): {advice}") from error
-
-
-def _crc(content: dict[str, Any]) -> int:
-    """Of all that is said of a network, however it is laid out."""
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _entry(number: int, node: g.Node[g.Kind], names: list[str], arrays: Any) -> dict[str, Any]:
@@ -215,7 +208,7 @@ def _entry(number: int, node: g.Node[g.Kind], names: list[str], arrays: Any) -> 
                 "array": key,
                 "shape": list(value.shape),
                 "dtype": str(value.dtype),
-                "crc32": zlib.crc32(np.ascontiguousarray(value).tobytes()),
+                "crc32": crc32(np.asarray(value)),
             }
         else:
             entry[field.name] = value
@@ -231,7 +224,7 @@ def _read(folder: Path, content: dict[str, Any], version: int) -> Artifact:
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore(folder / content["arrays"], like)
     for d in described:
-        if zlib.crc32(np.ascontiguousarray(arrays[d["array"]]).tobytes()) != d["crc32"]:
+        if crc32(np.asarray(arrays[d["array"]])) != d["crc32"]:
             raise ValueError(f"checksum of {d['array']} differs")
     here = {key: jnp.asarray(value) for key, value in arrays.items()}
     for d in described:
@@ -245,7 +238,7 @@ def _read(folder: Path, content: dict[str, Any], version: int) -> Artifact:
         entries = [_of_format_3(entry, content["about"], here) for entry in entries]
     numbers = {entry["name"]: number for number, entry in enumerate(entries)}
     nodes = tuple(_node(entry, numbers, here) for entry in entries)
-    return Artifact(g.SpikingGraph(nodes), content["about"])
+    return Artifact(g.Graph(nodes), content["about"])
 
 
 def _of_format_3(

@@ -129,7 +129,7 @@ def weigh(
         # Float32 holds every whole number below 2^24, and `quantise` keeps all sums below that.  A
         # CPU has fast sums of floats alone; a GPU has no convolution of whole numbers, and some of
         # its convolutions of floats weigh sums by fractions (Winograd's): none of one place.
-        return lax.platform_dependent(
+        counted: Array = lax.platform_dependent(
             x,
             kernel,
             cpu=_in_float(cpu),
@@ -138,11 +138,14 @@ def weigh(
             ),
             default=_in_float(whole or product),
         )
+        return counted
     dtype = wider(kernel.dtype, jnp.float32)
     x = x.astype(kernel.dtype)
     if cpu is product:
         return _sums(product, dtype)(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=_sums(cpu, dtype), default=_sums(product, dtype))
+    on_cpu, elsewhere = _sums(cpu, dtype), _sums(product, dtype)
+    found: Array = lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+    return found
 
 
 def _sums(product: Product, dtype: Any) -> Product:

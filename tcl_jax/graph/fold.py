@@ -4,7 +4,7 @@ from tcl_jax import graph as g
 from tcl_jax.graph.scales import settle
 
 
-def fold(graph: g.SpikingGraph) -> g.SpikingGraph:
+def fold(graph: g.Graph) -> g.Graph:
     r"""Fold every per-channel scale and shift into the convolution or linear map before it.
 
     .. math:: W \leftarrow \frac{\gamma}{\sigma} W, \qquad

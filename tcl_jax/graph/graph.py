@@ -24,7 +24,7 @@ _K = TypeVar("_K", bound=Kind)
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
-class SpikingGraph:
+class Graph:
     """Nodes in an order in which each comes after its inputs; the last is the output.
 
     A pytree: jit it, move it, shard it, stack it, differentiate through it.
@@ -35,9 +35,9 @@ class SpikingGraph:
             clip or unit does not broadcast against the neurons' value.
 
     >>> import jax.numpy as jnp
-    >>> from tcl_jax.graph import Input, Node, Output, SpikingGraph
+    >>> from tcl_jax.graph import Input, Node, Output, Graph
     >>> one = jnp.ones(())
-    >>> SpikingGraph((Node(Input((3,)), (), "x"), Node(Output(one, one), (1,), "y")))
+    >>> Graph((Node(Input((3,)), (), "x"), Node(Output(one, one), (1,), "y")))
     Traceback (most recent call last):
     tcl_jax.errors.InputError: node 'y' reads node 1, which does not come before it
     """
@@ -54,7 +54,7 @@ class SpikingGraph:
         return ((jax.tree_util.GetAttrKey("nodes"), self.nodes),), None
 
     @classmethod
-    def tree_unflatten(cls, _: None, children: Any) -> "SpikingGraph":
+    def tree_unflatten(cls, _: None, children: Any) -> "Graph":
         # Unchecked: in place of arrays there may be anything, as stacks of them.
         graph = object.__new__(cls)
         object.__setattr__(graph, "nodes", children[0])
@@ -95,7 +95,7 @@ class SpikingGraph:
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
         raise InputError(f"the graph has no node {name!r}: the closest are {', '.join(close)}")
 
-    def with_thresholds(self, thresholds: Mapping[str, Array]) -> "SpikingGraph":
+    def with_thresholds(self, thresholds: Mapping[str, Array]) -> "Graph":
         """The same graph with other thresholds, by name; those that are not named stay."""
 
         def changed(node: Node[Kind]) -> Node[Kind]:
@@ -103,7 +103,11 @@ class SpikingGraph:
                 return replace(node, op=replace(node.op, threshold=thresholds[node.name]))
             return node
 
-        return SpikingGraph(tuple(map(changed, self.nodes)))
+        return Graph(tuple(map(changed, self.nodes)))
+
+
+SpikingGraph = Graph
+"""What it was called; it is read as an analog network as often."""
 
 
 def _is(node: Node[Kind], kind: type[_K]) -> TypeGuard[Node[_K]]:
@@ -122,7 +126,7 @@ def reached(nodes: Sequence[Node[Kind]]) -> tuple[Node[Kind], ...]:
 
 
 def walk(
-    graph: SpikingGraph,
+    graph: Graph,
     known: Mapping[str, _T],
     linear: Callable[..., _T],
     population: Callable[[Node[Population | Output], _T], _T],
@@ -164,7 +168,7 @@ def apply(node: Node[Op], *values: Array) -> Array:
     return node.op.apply(*values)
 
 
-def shapes(graph: SpikingGraph) -> dict[str, Shape]:
+def shapes(graph: Graph) -> dict[str, Shape]:
     """Shape of every node's value, without the batch, by name and in order.
 
     Raises:

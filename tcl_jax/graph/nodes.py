@@ -5,15 +5,14 @@ What a node does knows nothing of who feeds it.  Shapes leave out the batch.
 
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, count
 from typing import ClassVar, Generic, Self, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Real
 
 from tcl_jax.graph.ops.base import Op, Scales, leaves, wide
+from tcl_jax.pytrees import pytree
 
 
 @leaves()
@@ -86,7 +85,7 @@ Kind = Op | Input | Population | Output
 K = TypeVar("K", bound=Kind, covariant=True)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["op"], meta_fields=["inputs", "name"])
+@pytree("op")
 @dataclass(frozen=True)
 class Node(Generic[K]):
     """Something that a graph does with values, and where those come from.
@@ -110,8 +109,3 @@ def free(name: str, taken: Container[str]) -> str:
     """
     numbered = (f"{name}_{number}" for number in count(2))
     return next(n for n in chain([name], numbered) if n not in taken)
-
-
-def unknown(op: object) -> TypeError:
-    """For the end of a choice over kinds of nodes: a new kind must be thought of in each."""
-    return TypeError(f"{type(op).__name__} is a kind of node that is not provided for here")

@@ -8,7 +8,7 @@ from tcl_jax.graph.ops.base import Scales, equal, wide
 from tcl_jax.graph.scales import scaled, settle
 
 
-def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
+def normalise(graph: g.Graph) -> g.Graph:
     r"""Rescale weights so that all thresholds are 1.
 
     A spike of a neuron with threshold λ stands for an amplitude of λ.  Where it is made a spike of
@@ -48,8 +48,8 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
         if not (np.isfinite(threshold).all() and (threshold > 0).all()):
             raise InputError(
                 f"neurons {spiking.name!r} have threshold {threshold.min()}, which must be finite "
-                "and above 0: a ReLU without clip needs norm-factors from data (--norm max or "
-                "--norm percentile:99.9)"
+                'and above 0: a ReLU without clip needs norm-factors from data (norm="max" or '
+                'norm="percentile:99.9")'
             )
     shapes = dict(g.shapes(graph))
     nodes: list[g.Node[g.Kind]] = []
@@ -74,9 +74,11 @@ def normalise(graph: g.SpikingGraph) -> g.SpikingGraph:
 
 
 def _threshold(op: g.Kind) -> Scales:
-    return wide(op.threshold if isinstance(op, g.Population | g.Output) else 1)
+    found: Scales = wide(op.threshold if isinstance(op, g.Population | g.Output) else 1)
+    return found
 
 
 def _amplitude(op: g.Kind) -> Scales:
     """Of what the spikes of neurons, all of size 1, stand for."""
-    return wide(op.threshold if isinstance(op, g.Population) else 1)
+    found: Scales = wide(op.threshold if isinstance(op, g.Population) else 1)
+    return found

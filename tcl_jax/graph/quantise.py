@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Array, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.graph.ops.base import Affine, Scales, Shape, nearest, wide
 
 # Of an int8, but for -128, which has no opposite.
 _LARGEST = 127
@@ -17,7 +19,7 @@ _LARGEST = 127
 _EXACT = 2**24
 
 
-def quantise(graph: g.SpikingGraph, images: Real[Array, "b ..."]) -> g.SpikingGraph:
+def quantise(graph: g.Graph, images: Real[Array, "b ..."]) -> g.Graph:
     r"""The same network in whole numbers, so that its spikes do not depend on the order of sums.
 
     The current into a neuron is counted in units u, one for each of a layer's output channels:
@@ -62,10 +64,6 @@ def quantise(graph: g.SpikingGraph, images: Real[Array, "b ..."]) -> g.SpikingGr
     return _Quantiser(graph, largest / _LARGEST).run()
 
 
-# What hands currents on, or adds them up.
-_SUMMING = (g.Pool, g.Sum, g.Reshape, g.Transpose, g.Add, g.Concat, g.Pad, g.Slice)
-
-
 class _Signal(NamedTuple):
     """Whole numbers: which node makes them, what 1 stands for, and how large they can be."""
 
@@ -75,14 +73,14 @@ class _Signal(NamedTuple):
 
 
 class _Quantiser:
-    def __init__(self, graph: g.SpikingGraph, step: float):
+    def __init__(self, graph: g.Graph, step: float):
         self.graph, self.step = graph, step
         self.shapes = list(g.shapes(graph).values())
         self.nodes: list[g.Node[g.Kind]] = []
         self.numbers: dict[str, int] = {}
         self.signals: dict[int, _Signal | None] = {}  # by the number of the graph's node
 
-    def run(self) -> g.SpikingGraph:
+    def run(self) -> g.Graph:
         for number, node in enumerate(self.graph.nodes):
             match node.op:
                 case g.Input():
@@ -91,16 +89,14 @@ class _Quantiser:
                     found = self.add(quantise, (images,), f"{node.name}/int8")
                     self.signals[number] = _Signal(found, self.step, _LARGEST)
                 case g.Population(threshold=threshold):
-                    unit, current = self.integrated(node)
-                    op = replace(
-                        node.op, threshold=_whole(np.asarray(threshold, np.float64) / unit)
-                    )
+                    unit, current = self.integrated(node, node.op)
+                    op = replace(node.op, threshold=nearest(wide(threshold) / unit))
                     self.signals[number] = _Signal(self.add(op, (current,), node.name), 1.0, 1)
                 case g.Output(threshold=threshold, unit=logit):
-                    unit, current = self.integrated(node)
-                    in_units = _whole(float(threshold) / unit), _real(float(logit) * float(unit))
+                    unit, current = self.integrated(node, node.op)
+                    in_units = nearest(wide(threshold) / unit), _real(float(logit) * float(unit))
                     self.add(g.Output(*in_units), (current,), node.name)
-        return g.SpikingGraph(tuple(self.nodes))
+        return g.Graph(tuple(self.nodes))
 
     def add(self, op: g.Kind, inputs: tuple[int, ...], name: str) -> int:
         """A node, once: what a reader reads twice it asks for twice, with the same result."""
@@ -109,17 +105,21 @@ class _Quantiser:
             self.nodes.append(g.Node(op, inputs, name))
         return self.numbers[name]
 
-    def integrated(self, node: g.Node[g.Kind]) -> tuple[np.ndarray, int]:
+    def reads(self, number: int) -> tuple[g.Op, tuple[int, ...], list[Shape]]:
+        """A node's operation, and the numbers and shapes of what that reads."""
+        op, inputs = self.graph.nodes[number].op, self.graph.nodes[number].inputs
+        assert isinstance(op, g.Op)
+        return op, inputs, [self.shapes[i] for i in inputs]
+
+    def integrated(self, node: g.Node[g.Kind], op: g.Population | g.Output) -> tuple[Scales, int]:
         """The unit of a neuron's potential, and the node of its current."""
-        op, (current,) = node.op, node.inputs
-        assert isinstance(op, g.Population | g.Output)
-        peak, by_channel = self.peak(current)
-        direct, _ = self.peak(current, weights=False)
-        peak = np.where(peak > 0, peak, direct)
-        if isinstance(op, g.Output) or not by_channel:  # the potentials of classes are compared
-            peak = np.max(peak)
+        (current,) = node.inputs
+        peak, direct = self.peak(current), self.peak(current, weights=False)
         # A channel of vanishing weights would have a threshold beyond int32.
-        unit = np.maximum(peak / _LARGEST, np.max(np.asarray(op.threshold)) / _LARGEST**3)
+        least = np.max(wide(op.threshold)) / _LARGEST**3
+        unit = np.maximum(np.where(peak > 0, peak, direct) / _LARGEST, least)
+        if isinstance(op, g.Output) or not self.takes(current, unit):
+            unit = np.max(unit)  # as potentials of classes, which are compared
         return unit, self.current(current, unit, node.name)
 
     def signal(self, number: int) -> _Signal | None:
@@ -129,44 +129,31 @@ class _Quantiser:
         return self.signals[number]
 
     def _signal(self, number: int) -> _Signal | None:
-        node = self.graph.nodes[number]
-        op = node.op
-        before = [self.signal(i) for i in node.inputs]
-        if isinstance(op, g.Conv | g.Dense) or any(s is None for s in before):
+        op, inputs, shapes = self.reads(number)
+        name = self.graph.nodes[number].name
+        sources = [s for s in map(self.signal, inputs) if s is not None]
+        if len(sources) < len(inputs):
             return None
-        sources = [s for s in before if s is not None]
-        source = sources[0]
-        step, bound = source.step, source.bound
-        match op:
-            case g.Scale():
-                if np.size(op.scale) > 1 or np.any(np.asarray(op.shift)):
-                    return None
-                return source._replace(step=step * float(np.asarray(op.scale).item()))
-            case g.Pool() | g.Sum():
-                bound *= self.terms(number)
-                step *= float(op.factor)
-                dtype = jnp.int8 if bound <= _LARGEST else jnp.int32
-                op = replace(op, factor=jnp.ones((), dtype))
-            case g.Concat():
-                step = min(s.step for s in sources)
-                sources = [self.multiplied(s, step, node.name) for s in sources]
-                bound = max(s.bound for s in sources)
-            case g.Add():
-                bound = sum(s.bound for s in sources)
-                if sources[0].step != sources[1].step or bound > _LARGEST:
-                    return None
-            case g.Reshape() | g.Transpose() | g.Pad() | g.Slice():
-                pass
-            case _:
-                raise g.unknown(op)
-        return _Signal(self.add(op, tuple(s.number for s in sources), node.name), step, bound)
-
-    def terms(self, number: int) -> int:
-        """How many numbers a pool or sum adds up, at most."""
-        node = self.graph.nodes[number]
-        if isinstance(node.op, g.Pool):
-            return math.prod(node.op.window)
-        return math.prod(self.shapes[node.inputs[0]]) // math.prod(self.shapes[number])
+        if op.scaling is not None:
+            scale, shift = op.scaling
+            if scale.size > 1 or shift.any():
+                return None
+            return sources[0]._replace(step=sources[0].step * scale.item())
+        whole = op.counted(jnp.int32)
+        if whole is None or op.carry([wide(s.step) for s in sources], shapes) is None:
+            return None
+        step = min(s.step for s in sources)
+        sources = [self.multiplied(s, step, name) for s in sources]
+        intervals = [
+            (jnp.full((1, *shape), -s.bound, jnp.int32), jnp.full((1, *shape), s.bound, jnp.int32))
+            for s, shape in zip(sources, shapes, strict=True)
+        ]
+        bound = int(max(jnp.max(jnp.abs(end)) for end in whole[0].bounds(*intervals)))
+        counting, factor = (op.counted(jnp.int8) if bound <= _LARGEST else None) or whole
+        if factor is None and bound > max(_LARGEST, *(s.bound for s in sources)):
+            return None
+        made = self.add(counting, tuple(s.number for s in sources), name)
+        return _Signal(made, step * (1.0 if factor is None else factor), bound)
 
     def multiplied(self, signal: _Signal, step: float, reader: str) -> _Signal:
         ratio = round(signal.step / step)
@@ -178,90 +165,85 @@ class _Quantiser:
                 "which have no common whole number: simulate this network in floating point"
             )
         name = f"{self.nodes[signal.number].name}/for/{reader}"
-        number = self.add(g.Scale(_whole(ratio), _whole(0)), (signal.number,), name)
+        number = self.add(g.Scale(nearest(ratio), nearest(0)), (signal.number,), name)
         return _Signal(number, step, signal.bound * ratio)
 
-    def peak(self, number: int, *, weights: bool = True) -> tuple[np.ndarray, bool]:
-        """The largest weight of every channel of a current, and whether it has channels.
+    def peak(self, number: int, *, weights: bool = True) -> Scales:
+        """The size of a current's largest weight, by channel where it has channels.
 
         Shortcuts, whose weights have 32 bits, count where there are no others: without `weights`.
         """
-        node = self.graph.nodes[number]
-        source = self.signal(number)
-        if source is not None:
-            return np.asarray(0.0 if weights else source.step), True
-        match node.op:
-            case g.Conv() | g.Dense():
-                kernel = np.abs(np.asarray(node.op.kernel, np.float64))
-                axes = tuple(range(kernel.ndim - 1))
-                return np.max(kernel, axes) * self.source(node).step, True
-            case g.Scale():
-                scale = np.max(np.abs(np.asarray(node.op.scale, np.float64)))
-                return np.asarray(0.0 if weights else scale * self.source(node).step), True
-            case g.Add():
-                found = [self.peak(i, weights=weights) for i in node.inputs]
-                return np.maximum(found[0][0], found[1][0]), all(by for _, by in found)
-            case g.Pool() | g.Sum():
-                within, _ = self.peak(node.inputs[0], weights=weights)
-                return np.max(within) * float(node.op.factor), False
-            case g.Reshape() | g.Transpose() | g.Concat() | g.Pad() | g.Slice():
-                found = [self.peak(i, weights=weights) for i in node.inputs]
-                return np.max([np.max(peak) for peak, _ in found]), False
-        raise g.unknown(node.op)
-
-    def source(self, node: g.Node[g.Kind]) -> _Signal:
-        found = self.signal(node.inputs[0])
+        if (signal := self.signal(number)) is not None:
+            return np.float64(0.0 if weights else signal.step)
+        op, inputs, shapes = self.reads(number)
+        if isinstance(op, Affine):
+            counts = op.scaling is None or not weights
+            return op.strongest() * self.source(number).step * counts
+        _, factor = _counting(op)
+        peaks = [self.peak(i, weights=weights) for i in inputs]
+        found = op.carry(peaks, shapes)
+        if found is None:  # a sum's largest, or else one for all
+            alike = len({p.shape for p in peaks if p.size > 1}) < 2
+            largest = reduce(np.maximum, peaks) if alike else np.max([p.max() for p in peaks])
+            found = op.carry([wide(largest)] * len(inputs), shapes)
         if found is None:
-            before = self.graph.nodes[node.inputs[0]].name
+            found = wide(np.max([p.max() for p in peaks]))
+        return found * abs(factor)
+
+    def takes(self, number: int, unit: Scales) -> bool:
+        """Whether a current can be counted in a unit, which may differ by channel."""
+        if self.signal(number) is not None:
+            return True
+        op, inputs, shapes = self.reads(number)
+        if isinstance(op, Affine):
+            return op.then(1 / unit, wide(0.0)) is not None
+        units = op.split(unit, shapes)
+        return units is not None and all(map(self.takes, inputs, units))
+
+    def source(self, number: int) -> _Signal:
+        """What an operation with weights reads."""
+        (before,) = self.graph.nodes[number].inputs
+        if (found := self.signal(before)) is None:
             raise InputError(
-                f"{node.name} weights what {before} has weighted, with no neurons between "
-                "them, which has no int8 form: fold the two into one, or simulate in floating point"
+                f"{self.graph.nodes[number].name} weights what {self.graph.nodes[before].name} has "
+                "weighted, with no neurons between them, which has no int8 form: fold the two into "
+                "one, or simulate in floating point"
             )
         return found
 
-    def current(self, number: int, unit: np.ndarray, reader: str) -> int:
+    def current(self, number: int, unit: Scales, reader: str) -> int:
         """Add the nodes of a current counted in `unit`, and return the last one's number."""
-        node, source = self.graph.nodes[number], self.signal(number)
-        op: g.Kind = node.op
-        if source is not None:
-            scale = _whole(source.step / unit)
-            op = g.Scale(scale, _whole(np.zeros_like(unit)))
-            inputs: tuple[int, ...] = (source.number,)
-            largest = source.bound * np.abs(scale)
-        elif isinstance(op, g.Conv | g.Dense):
-            source = self.source(node)
-            inputs = (source.number,)
-            kernel = np.asarray(op.kernel, np.float64) * source.step / unit
-            kernel = np.rint(kernel).astype(np.int8)
-            bias = None if op.bias is None else _whole(np.asarray(op.bias, np.float64) / unit)
-            op = replace(op, kernel=jnp.asarray(kernel), bias=bias)
-            sums = np.abs(kernel.astype(np.int64)).sum(tuple(range(kernel.ndim - 1)))
-            largest = source.bound * sums + (0 if bias is None else np.abs(bias))
-        elif isinstance(op, g.Scale):
-            source = self.source(node)
-            inputs = (source.number,)
-            scale = _whole(np.asarray(op.scale, np.float64) * source.step / unit)
-            shift = _whole(np.asarray(op.shift, np.float64) / unit)
-            op = g.Scale(scale, shift)
-            largest = source.bound * np.abs(scale) + np.abs(shift)
-        elif isinstance(op, _SUMMING):
-            if isinstance(op, g.Pool | g.Sum):
-                unit = unit / float(op.factor)
-                op = replace(op, factor=jnp.ones((), jnp.int32))
-            inputs = tuple(self.current(i, unit, reader) for i in node.inputs)
-            largest = np.asarray(0)
-        else:
-            raise g.unknown(op)
-        if np.max(largest) >= _EXACT:
+        name = f"{self.graph.nodes[number].name}/for/{reader}"
+        if (signal := self.signal(number)) is not None:
+            weighting: Affine = g.Scale(nearest(signal.step / unit), nearest(np.zeros_like(unit)))
+            return self.add(self.checked(weighting, signal, name), (signal.number,), name)
+        op, inputs, shapes = self.reads(number)
+        if isinstance(op, Affine):
+            signal = self.source(number)
+            in_units = op.after([wide(signal.step)])
+            in_units = in_units and in_units.then(1 / unit, wide(0.0))
+            assert in_units is not None, "as `takes` said"
+            return self.add(self.checked(in_units.whole(), signal, name), (signal.number,), name)
+        whole, factor = _counting(op)
+        units = op.split(unit / factor, shapes)
+        assert units is not None, "as `takes` said"
+        currents = [self.current(i, u, reader) for i, u in zip(inputs, units, strict=True)]
+        return self.add(whole, tuple(currents), name)
+
+    def checked(self, op: Affine, signal: _Signal, name: str) -> Affine:
+        if (largest := op.reach(signal.bound).max()) >= _EXACT:
             raise InputError(
-                f"a sum at {node.name} might reach {np.max(largest)}, beyond 2^24: it has too many "
-                "inputs, or a bias too large for its weights; simulate it in floating point"
+                f"a sum at {name} might reach {largest:.0f}, beyond 2^24: it has too many inputs, "
+                "or a bias too large for its weights; simulate it in floating point"
             )
-        return self.add(op, inputs, f"{node.name}/for/{reader}")
+        return op
 
 
-def _whole(value: Any) -> Array:
-    return jnp.asarray(np.rint(np.asarray(value, np.float64)).astype(np.int32))
+def _counting(op: g.Op) -> tuple[g.Op, float]:
+    """An operation that weights nothing, for sums of 32 bits, and the factor that it leaves."""
+    found = op.counted(jnp.int32)
+    assert found is not None
+    return found[0], 1.0 if found[1] is None else found[1]
 
 
 def _real(value: float) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph.convolution import PRECISION
-from tcl_jax.graph.graph import SpikingGraph, apply, walk
+from tcl_jax.graph.graph import Graph, apply, walk
 from tcl_jax.graph.nodes import Kind, Node, Output, Population
 from tcl_jax.graph.ops.base import Op
 from tcl_jax.promotion import against, alike, wider
@@ -20,7 +20,7 @@ Observer = Callable[[str, Array], None]
 
 
 def evaluate(
-    graph: SpikingGraph, x: Real[Array, "b ..."], observe: Observer | None = None
+    graph: Graph, x: Real[Array, "b ..."], observe: Observer | None = None
 ) -> Float[Array, "b ..."]:
     """The graph as an analog network, with the clips that this was trained with: its logits.
 
@@ -55,7 +55,7 @@ def evaluate(
     return _logits(graph, x) if observe is None else _walk(graph, x, observe)
 
 
-def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
+def _walk(graph: Graph, x: Array, observe: Observer) -> Array:
     def clipped(node: Node[Population | Output], z: Array) -> Array:
         if isinstance(node.op, Output):
             z, unit = alike(z, node.op.unit)
@@ -70,11 +70,11 @@ def _walk(graph: SpikingGraph, x: Array, observe: Observer) -> Array:
 
 
 @jax.jit
-def _logits(graph: SpikingGraph, x: Array) -> Array:
+def _logits(graph: Graph, x: Array) -> Array:
     return _walk(graph, x, lambda name, activation: None)
 
 
-def limit(graph: SpikingGraph) -> SpikingGraph:
+def limit(graph: Graph) -> Graph:
     """The analog network that spike rates tend to as T grows: its clips are the thresholds.
 
     With λ of TCL it is the network itself.  Where norm-factors are smaller than activations, as
@@ -95,12 +95,10 @@ def limit(graph: SpikingGraph) -> SpikingGraph:
             return replace(node, op=replace(node.op, clip=node.op.threshold))
         return node
 
-    return SpikingGraph(tuple(map(clipped, graph.nodes)))
+    return Graph(tuple(map(clipped, graph.nodes)))
 
 
-def constant_values(
-    graph: SpikingGraph, x: Real[Array, "b ..."]
-) -> dict[str, Real[Array, "b ..."]]:
+def constant_values(graph: Graph, x: Real[Array, "b ..."]) -> dict[str, Real[Array, "b ..."]]:
     """Values of the nodes that no neuron precedes: constant over time where the images are.
 
     Args:
@@ -120,7 +118,7 @@ def constant_values(
     return {name: value for name, value in found.items() if value is not None}
 
 
-def precision(graph: SpikingGraph) -> dict[str, str]:
+def precision(graph: Graph) -> dict[str, str]:
     """What its products are computed in, to be written beside figures.
 
     >>> import jax.numpy as jnp
@@ -132,7 +130,7 @@ def precision(graph: SpikingGraph) -> dict[str, str]:
     return {"dtype": str(graph.dtype), "matmul_precision": PRECISION}
 
 
-def images(graph: SpikingGraph, x: Real[Array | np.ndarray, "b ..."]) -> Real[Array, "b ..."]:
+def images(graph: Graph, x: Real[Array | np.ndarray, "b ..."]) -> Real[Array, "b ..."]:
     """A batch in the type that the graph computes in.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tcl_jax.graph.graph import SpikingGraph, reached
+from tcl_jax.graph.graph import Graph, reached
 from tcl_jax.graph.nodes import Kind, Node, free
 from tcl_jax.graph.ops.base import Op, Scales, Shape, compact, equal, fits, rounded, wide
 from tcl_jax.graph.ops.weights import Scale
@@ -20,7 +20,7 @@ _Changes = dict[int, Op]
 """Other operations for some nodes, by number, made all at once or not at all."""
 
 
-def settle(nodes: Sequence[Node[Kind]], shapes: Mapping[str, Shape], dtype: Any) -> SpikingGraph:
+def settle(nodes: Sequence[Node[Kind]], shapes: Mapping[str, Shape], dtype: Any) -> Graph:
     """The graph of the same function whose scales are where they cost nothing, if they can be.
 
     Backwards first, into what makes a value, or past it into all that this reads: batch norm, and
@@ -35,7 +35,7 @@ def settle(nodes: Sequence[Node[Kind]], shapes: Mapping[str, Shape], dtype: Any)
         dtype: that the graph's numbers are to have.
     """
     settled = _Wiring(nodes, shapes).backwards().forwards().backwards()
-    return SpikingGraph(rounded(tuple(settled.nodes), dtype))
+    return Graph(rounded(tuple(settled.nodes), dtype))
 
 
 def scaled(number: int, scale: Scales, name: str) -> Node[Kind]:

@@ -84,7 +84,7 @@ def create(
     if min(height, width) < smallest:
         raise InputError(
             f"{name} needs images of at least {smallest}×{smallest}, got {height}×{width}: pad "
-            f"them with --data.pad-to {smallest}, or choose another network"
+            f"them with data.pad_to={smallest}, or choose another network"
         )
     if not lam > 0:
         raise InputError(f"λ must start above 0, got {lam}")

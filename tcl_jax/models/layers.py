@@ -68,7 +68,7 @@ class ConvNorm(nn.Module):
             name="norm",
         )
         with implicit():
-            return norm(x)
+            return jnp.asarray(norm(x))
 
 
 def average(
@@ -76,7 +76,8 @@ def average(
 ) -> Float[Array, "b h2 w2 c"]:
     """Average pooling; zeros around the image count."""
     with implicit():
-        return nn.avg_pool(x, (window,) * 2, (strides,) * 2, [(padding, padding)] * 2)
+        found: Array = nn.avg_pool(x, (window,) * 2, (strides,) * 2, [(padding, padding)] * 2)
+        return found
 
 
 def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tcl_jax.files import whole, write_json
+from tcl_jax.record import whole, write_json
 from tcl_jax.report.plots import plot_energy
 from tcl_jax.simulation.energy import FLOAT32, Activity, OperationCost
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tcl_jax import graph as g
 from tcl_jax.graph.fold import fold
-from tcl_jax.report.console import Console
+from tcl_jax.progress import Console
 from tcl_jax.report.names import shortened
 from tcl_jax.tracing.trace import trace
 

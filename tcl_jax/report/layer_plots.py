@@ -9,6 +9,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tcl_jax.report.layers import PARTS, Layer
@@ -73,7 +74,7 @@ def plot_errors(layers: Sequence[Layer], path: Path, *, title: str) -> None:
     _save(figure, path, title)
 
 
-def _grid(count: int) -> tuple[plt.Figure, np.ndarray]:
+def _grid(count: int) -> tuple[Figure, np.ndarray]:
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
     width, height = 2.1 * columns + 0.5, 1.7 * rows + 0.6
@@ -96,6 +97,6 @@ def _names(layers: Sequence[Layer]) -> list[str]:
     return [name if len(name) <= 26 else "…" + name[-25:] for name in names]
 
 
-def _save(figure: plt.Figure, path: Path, title: str) -> None:
+def _save(figure: Figure, path: Path, title: str) -> None:
     figure.suptitle(title, fontsize=10)
     save(figure, path, dpi=130)

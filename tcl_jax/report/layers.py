@@ -69,7 +69,7 @@ class Layer:
 
 
 def layer_report(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     batches: Iterable[tuple[Real[Array, "_ ..."], Bool[Array, " _"]]],
     timesteps: Sequence[int],
     *,
@@ -163,7 +163,7 @@ def layer_report(
 
 @partial(jax.jit, static_argnames="times")
 def _of_batch(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     x: Real[Array, "b ..."],
     mask: Bool[Array, " b"],
     *,
@@ -220,7 +220,7 @@ def _split(a: Array, spikes: Array, gained: Array, t: int, v0: float) -> dict[st
     return {name: jnp.abs(part) / t for name, part in found.items()}
 
 
-def as_json(layers: Sequence[Layer], graph: g.SpikingGraph, **about: Any) -> dict[str, Any]:
+def as_json(layers: Sequence[Layer], graph: g.Graph, **about: Any) -> dict[str, Any]:
     """What `report.json` holds: all but the scatter plot's points, with every layer's λ."""
     norms = {n.name: np.asarray(n.op.unit).tolist() for n in graph.neurons}
     kept = [

@@ -12,12 +12,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from tcl_jax.files import whole
+from tcl_jax.record import whole
 
 
-def save(figure: plt.Figure, path: Path, dpi: int = 150) -> None:
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write a figure whole, and let go of it."""
     with whole(path, "wb") as file:
         figure.savefig(file, dpi=dpi)

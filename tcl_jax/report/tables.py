@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.table import Table
 
-from tcl_jax.report.console import Console
+from tcl_jax.progress import Console
 from tcl_jax.report.layers import PARTS, Layer
 from tcl_jax.report.names import shortened
 

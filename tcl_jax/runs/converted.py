@@ -1,20 +1,19 @@
 """A converted network, opened with its data: all that simulating or reporting it needs."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool
 
-from tcl_jax import cluster, data
+from tcl_jax import data
 from tcl_jax.errors import InputError
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph.artifact import Artifact
+from tcl_jax.runs.batches import Split, standardised
 
 LAYER_REPORT = ("report.json", "activations.png", "rates.png", "errors.png")
 """Files of a layer report, in a spiking network's folder."""
@@ -57,19 +56,9 @@ class Converted:
         """Where results of simulations go."""
         return results_folder(self.folder, self.snn)
 
-    def test_batches(self, batch_size: int, limit: int, mesh: Mesh) -> Iterator[dict[str, Any]]:
-        """The first `limit` test images as `laid_out`."""
-        source = self.dataset.test
-        with closing(data.eval_batches(source, batch_size=batch_size, limit=limit)) as batches:
-            yield from self.laid_out(batches, mesh)
-
-    def laid_out(
-        self, batches: Iterable[Mapping[str, Any]], mesh: Mesh
-    ) -> Iterator[dict[str, Any]]:
-        """Batches over all devices, their images as the network takes them."""
-        for batch in batches:
-            sharded = cluster.shard_batch(dict(batch), mesh)
-            yield sharded | {"image": self.artifact.standardize(sharded["image"])}
+    def batches(self, split: Split, batch_size: int, **which: Any) -> Iterator[dict[str, Any]]:
+        """Images of a split, as `standardised` has them."""
+        return standardised(self.dataset, self.artifact.standardize, split, batch_size, **which)
 
     def ann_accuracy(self, images: int) -> dict[str, float]:
         """The trained network's accuracy, by the type that it computes in, float32 first.
@@ -84,7 +73,7 @@ class Converted:
         if images > known["images"]:
             raise InputError(
                 f"the trained network was evaluated on {known['images']} test images when it was "
-                f"converted, and {images} are to be compared: give --images {known['images']}, or "
+                f"converted, and {images} are to be compared: give images={known['images']}, or "
                 "convert it again with more"
             )
         return {

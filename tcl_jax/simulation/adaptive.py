@@ -37,7 +37,7 @@ from tcl_jax.simulation.simulator import (
 
 
 def read(
-    graph: g.SpikingGraph, state: State, settings: Simulation = PAPER
+    graph: g.Graph, state: State, settings: Simulation = PAPER
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
     r"""The class at some t, and its margin,
 
@@ -86,7 +86,7 @@ class Record:
     @property
     def accuracy(self) -> Float[np.ndarray, " t"]:
         """In [0, 1], at fixed T = 1, 2, ..."""
-        return np.mean(self.classes == self.labels, -1)
+        return np.asarray(np.mean(self.classes == self.labels, -1))
 
     def stopped(self, bound: float) -> "Decisions":
         """What images are decided to be, and when, under a bound on the margin."""
@@ -122,7 +122,7 @@ class Decisions:
 
 
 def record(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     batches: Iterable[dict[str, Any]],
     timesteps: int,
     settings: Simulation = PAPER,
@@ -159,9 +159,9 @@ def record(
 
 @partial(jax.jit, static_argnames="timesteps")
 def _record(
-    graph: g.SpikingGraph, x: Real[Array, "b ..."], timesteps: int, settings: Simulation
+    graph: g.Graph, x: Real[Array, "b ..."], timesteps: int, settings: Simulation
 ) -> tuple[Int[Array, "t b"], Float[Array, "t b"]]:
-    def reading(state: State, spikes: dict[str, Array]) -> Any:
+    def reading(state: State, spikes: dict[str, Array]) -> tuple[Array, Array]:
         return read(graph, state, settings)
 
     return scan(graph, x, timesteps, reading, settings)[1]
@@ -215,11 +215,11 @@ def calibrate(held_out: Record, max_loss: float) -> float:
 def check_calibration(max_loss: float, images: int) -> None:
     """Raises InputError where a loss, a part of one, cannot be told from so many images."""
     if not 0 < max_loss < 1:
-        raise InputError(f"--max-loss must lie between 0 and 100 points, got {100 * max_loss:g}")
+        raise InputError(f"must lie between 0 and 100 points, got {100 * max_loss:g}", "max_loss")
     if 1 / (images + 1) > max_loss:
         raise InputError(
             f"a loss of {100 * max_loss:g} points cannot be told from {images} images: allow more, "
-            f"or give --calibration-images {math.ceil(1 / max_loss) - 1} or more"
+            f"or give calibration_images={math.ceil(1 / max_loss) - 1} or more"
         )
 
 
@@ -233,7 +233,7 @@ class _Slots(NamedTuple):
 
 
 def decide(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     batches: Iterable[dict[str, Any]],
     bound: float,
     timesteps: int,
@@ -322,7 +322,7 @@ def _single(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[np.ndarray, int
 def check_coding(settings: Simulation) -> None:
     """Raises InputError where images are fed as spikes: each would need a time of its own."""
     if not settings.coding.constant:
-        raise InputError("adaptive latency is for images fed as currents: leave --coding analog")
+        raise InputError('adaptive latency is for images fed as currents: leave coding="analog"')
 
 
 def _check_single_class(output: tuple[int, ...]) -> None:
@@ -335,7 +335,7 @@ def _check_single_class(output: tuple[int, ...]) -> None:
 
 @partial(jax.jit, static_argnames="chunk")
 def _advance(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     at: _Slots,
     inputs: dict[str, Array],
     bound: Float[Array, ""],

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.extend import core
 
+T = TypeVar("T")
 
-def compiled_once(fn: Callable[..., Any], *args: Any) -> Any:
+
+def compiled_once(fn: Callable[..., T], *args: Any) -> T:
     """`fn` of these arguments, as one compiled program; compiled where there was none like it.
 
     `jax.jit` tells functions apart by what they are, not by what they do: it compiles the same one
@@ -35,7 +37,8 @@ def compiled_once(fn: Callable[..., Any], *args: Any) -> Any:
     if not _calls_back(closed.jaxpr):
         text = program.lower(closed.consts, *flat).as_text()
         program = _first_like(_Program(text, program))
-    return jax.tree.unflatten(jax.tree.structure(shapes), program(closed.consts, *flat))
+    found: T = jax.tree.unflatten(jax.tree.structure(shapes), program(closed.consts, *flat))
+    return found
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
 from tcl_jax.promotion import against
+from tcl_jax.pytrees import pytree
 from tcl_jax.simulation.latency import correct, sum_over
 from tcl_jax.simulation.readout import classes_in
 from tcl_jax.simulation.settings import PAPER, Simulation
@@ -55,10 +56,10 @@ class OperationCost:
     mac: float = 4.6
     """Energy of a multiplication and an addition, in pJ."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("ac", self.ac), ("mac", self.mac)):
             if not 0 <= value < float("inf"):
-                raise InputError(f"--{name} must be finite and not negative, got {value} pJ")
+                raise InputError(f"must be finite and not negative, got {value} pJ", name)
 
 
 FLOAT32 = OperationCost()
@@ -83,7 +84,7 @@ class Operations(NamedTuple):
         return self.macs * cost.mac + self.additions * cost.ac
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["index"], meta_fields=["values"])
+@pytree("index")
 @dataclass(frozen=True)
 class FanOut:
     """Synaptic operations that one spike causes, by the site of its neuron.
@@ -102,10 +103,11 @@ class FanOut:
     @property
     def sites(self) -> Int[np.ndarray, "..."]:
         """The fan-out of every site."""
-        return np.asarray(self.values, np.int64)[np.asarray(self.index)]
+        found: np.ndarray = np.asarray(self.values, np.int64)[np.asarray(self.index)]
+        return found
 
 
-def fan_outs(graph: g.SpikingGraph) -> dict[str, FanOut]:
+def fan_outs(graph: g.Graph) -> dict[str, FanOut]:
     """The fan-out of every site of the input and of every layer of neurons.
 
     Sums of operations are linear in events, so that the fan-out of a site is the gradient of the
@@ -137,8 +139,12 @@ def fan_outs(graph: g.SpikingGraph) -> dict[str, FanOut]:
 
 
 @jax.jit
-def _by_site(graph: g.SpikingGraph, events: _Values) -> _Values:
-    return jax.grad(lambda events: sum(_operations(graph, events), jnp.zeros(())))(events)
+def _by_site(graph: g.Graph, events: _Values) -> _Values:
+    def operations(events: _Values) -> Array:
+        return sum(_operations(graph, events), jnp.zeros(()))
+
+    fan_outs: _Values = jax.grad(operations)(events)
+    return fan_outs
 
 
 def _by_value(sites: Float[np.ndarray, "..."]) -> FanOut:
@@ -147,7 +153,7 @@ def _by_value(sites: Float[np.ndarray, "..."]) -> FanOut:
     return FanOut(jnp.asarray(index), tuple(values.tolist()))
 
 
-def analog_operations(graph: g.SpikingGraph, *, first: bool = False) -> Operations:
+def analog_operations(graph: g.Graph, *, first: bool = False) -> Operations:
     """Operations of one image through the analog network: MACs at weights, additions elsewhere.
 
     Connections are counted as those of spikes are, without what falls on padding, which
@@ -176,12 +182,12 @@ def analog_operations(graph: g.SpikingGraph, *, first: bool = False) -> Operatio
 
 
 @jax.jit
-def _of_live(graph: g.SpikingGraph, live: _Values) -> tuple[Array, Array]:
+def _of_live(graph: g.Graph, live: _Values) -> tuple[Array, Array]:
     return _operations(graph, live, lambda x: jnp.minimum(x, 1))
 
 
 def _operations(
-    graph: g.SpikingGraph, events: _Values, merge: Callable[[Array], Array] = lambda x: x
+    graph: g.Graph, events: _Values, merge: Callable[[Array], Array] = lambda x: x
 ) -> tuple[Array, Array]:
     """Operations at weights, and at pools and identities, that events at the sources cause.
 
@@ -264,12 +270,12 @@ class Activity:
 
 
 def measure(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     batches: Iterable[dict[str, Any]],
     timesteps: int,
     settings: Simulation = PAPER,
     *,
-    counted: g.SpikingGraph | None = None,
+    counted: g.Graph | None = None,
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[Float[np.ndarray, " t"], Activity]:
     """Accuracy at every latency, as `latency_curve` has it, and what the network did meanwhile.
@@ -325,7 +331,7 @@ def measure(
 
 @partial(jax.jit, static_argnames="timesteps")
 def _of_batch(
-    graph: g.SpikingGraph,
+    graph: g.Graph,
     synapses: Mapping[str, FanOut],
     x: Real[Array, "b ..."],
     labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
@@ -338,10 +344,10 @@ def _of_batch(
     if x.shape[0] * largest >= 2**31:
         raise InputError(
             f"a layer of {largest} neurons could fire more often in a step than 32 bits can count "
-            f"with a batch of {x.shape[0]}: use --batch-size {(2**31 - 1) // largest} or less"
+            f"with a batch of {x.shape[0]}: use batch_size={(2**31 - 1) // largest} or less"
         )
 
-    def observe(state: State, spikes: dict[str, Array]) -> Any:
+    def observe(state: State, spikes: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         right = correct(graph, state, labels, mask, settings)
         events = {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
         if not settings.coding.constant:

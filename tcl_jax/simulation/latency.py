@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax.errors import InputError
-from tcl_jax.graph import SpikingGraph
+from tcl_jax.graph import Graph
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation.readout import check_labels, classes_in
 from tcl_jax.simulation.settings import PAPER, Simulation
@@ -18,7 +18,7 @@ from tcl_jax.simulation.simulator import State, check_times, classify, scan
 
 
 def correct_by_latency(
-    graph: SpikingGraph,
+    graph: Graph,
     x: Real[Array, "b ..."],
     labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
@@ -44,12 +44,13 @@ def correct_by_latency(
             its output.
     """
     check_times(timesteps)
-    return _correct(graph, x, labels, mask, timesteps, settings)
+    right: Array = _correct(graph, x, labels, mask, timesteps, settings)
+    return right
 
 
 @partial(jax.jit, static_argnames="timesteps")
 def _correct(
-    graph: SpikingGraph,
+    graph: Graph,
     x: Array,
     labels: Array,
     mask: Array,
@@ -63,7 +64,7 @@ def _correct(
 
 
 def correct(
-    graph: SpikingGraph,
+    graph: Graph,
     state: State,
     labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
@@ -82,7 +83,7 @@ def correct(
 
 
 def latency_curve(
-    graph: SpikingGraph,
+    graph: Graph,
     batches: Iterable[dict[str, Any]],
     timesteps: int,
     settings: Simulation = PAPER,
@@ -125,7 +126,7 @@ def latency_curve(
         return right, classes_in(labels, mask)
 
     (right, classes), _images = sum_over(batches, of_batch, done)
-    return right / classes
+    return np.asarray(right / classes)
 
 
 def sum_over(

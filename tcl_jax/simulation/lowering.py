@@ -12,7 +12,7 @@ from tcl_jax.graph.convolution import is_depthwise
 from tcl_jax.graph.ops.base import Shape
 
 
-def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:
+def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
     """Replace what a platform runs slowly by what computes the same.
 
     On a CPU a convolution whose window has more places than its map, as 3×3 on 2×2, falls to XLA's
@@ -54,7 +54,7 @@ def lower(graph: g.SpikingGraph, platform: str | None = None) -> g.SpikingGraph:
             nodes.append(g.Node(op, inputs, name))
             inputs = (len(nodes) - 1,)
         now.append(len(nodes) - 1)
-    return g.SpikingGraph(tuple(nodes))
+    return g.Graph(tuple(nodes))
 
 
 @singledispatch

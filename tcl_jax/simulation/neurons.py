@@ -89,7 +89,7 @@ class IF(NeuronModel):
     refractory: int = field(default=0, metadata={"static": True})
     """Steps after a spike in which a neuron takes no input: it fires at most every 1 + that."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("v0", "leak", "floor"):
             if isinstance(value := getattr(self, name), numbers.Real):  # 0 and 0.5 are one type
                 object.__setattr__(self, name, float(value))

@@ -4,15 +4,14 @@ from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any
 
-import jax
-
 from tcl_jax.errors import InputError
+from tcl_jax.pytrees import pytree
 from tcl_jax.simulation.coding import Analog, Coding
 from tcl_jax.simulation.neurons import IF, NeuronModel
 from tcl_jax.simulation.readout import Readout, Spikes
 
 
-@jax.tree_util.register_dataclass
+@pytree("neurons", "coding", "readout", "delay", "seed")
 @dataclass(frozen=True)
 class Simulation:
     """How a network is simulated; the defaults are the paper's.
@@ -41,11 +40,11 @@ class Simulation:
     seed: int = 0
     """Of what the coding draws."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.delay, Integral) and self.delay < 0:
             raise InputError(f"delay must not be negative, got {self.delay}")
         if isinstance(self.seed, Integral) and not 0 <= self.seed < 2**31:
-            raise InputError(f"seed must be from 0 to 2^31 - 1, got {self.seed}")
+            raise InputError(f"must be from 0 to 2^31 - 1, got {self.seed}", "seed")
 
     def said(self) -> dict[str, Any]:
         """For a record that people and tables read."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph import (
+    Graph,
     Node,
     Output,
     Population,
-    SpikingGraph,
     apply,
     constant_values,
     images,
@@ -24,6 +24,8 @@ from tcl_jax.promotion import against
 from tcl_jax.simulation.coding import key_of
 from tcl_jax.simulation.compiled import compiled_once
 from tcl_jax.simulation.settings import PAPER, Simulation
+
+Kept = TypeVar("Kept")
 
 
 class State(NamedTuple):
@@ -39,7 +41,7 @@ class State(NamedTuple):
     output: Any
 
 
-def init_state(graph: SpikingGraph, batch: int, settings: Simulation = PAPER) -> State:
+def init_state(graph: Graph, batch: int, settings: Simulation = PAPER) -> State:
     """Neurons before the first step.
 
     Args:
@@ -60,7 +62,7 @@ def init_state(graph: SpikingGraph, batch: int, settings: Simulation = PAPER) ->
 
 
 def step(
-    graph: SpikingGraph,
+    graph: Graph,
     state: State,
     constant: dict[str, Real[Array, "b ..."]],
     settings: Simulation = PAPER,
@@ -124,12 +126,12 @@ def _of_size(spikes: Array, theta: Array) -> Array:
 
 
 def run(
-    graph: SpikingGraph,
+    graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    observe: Callable[[State, dict[str, Array]], Any],
+    observe: Callable[[State, dict[str, Array]], Kept],
     settings: Simulation = PAPER,
-) -> tuple[State, Any]:
+) -> tuple[State, Kept]:
     """All steps, in one `jax.lax.scan`.
 
     Compiled for each new program: a second call with arguments of the same shapes, and with an
@@ -163,25 +165,25 @@ def run(
     """
     check_times(timesteps)
 
-    def all_steps(graph: SpikingGraph, x: Array, settings: Simulation) -> tuple[State, Any]:
+    def all_steps(graph: Graph, x: Array, settings: Simulation) -> tuple[State, Kept]:
         return scan(graph, x, timesteps, observe, settings)
 
     return compiled_once(all_steps, graph, x, settings)
 
 
 def scan(
-    graph: SpikingGraph,
+    graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    observe: Callable[[State, dict[str, Array]], Any],
+    observe: Callable[[State, dict[str, Array]], Kept],
     settings: Simulation,
-) -> tuple[State, Any]:
+) -> tuple[State, Kept]:
     """What every simulation here is made of, to be compiled with what is around it: see `run`."""
     x = images(graph, x)
     fixed = constant_values(graph, x)
     coding, key = settings.coding, key_of(settings.seed)
 
-    def body(before: State, t: Array) -> tuple[State, Any]:
+    def body(before: State, t: Array) -> tuple[State, Kept]:
         constant = fixed if coding.constant else constant_values(graph, coding.encode(x, t, key))
         state, spikes = step(graph, before, constant, settings)
         state = read_from(before, state, t > settings.delay)
@@ -208,7 +210,7 @@ def read_from(before: State, after: State, begun: Bool[Array, "..."]) -> State:
 
 
 def simulate(
-    graph: SpikingGraph,
+    graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
     settings: Simulation = PAPER,
@@ -225,16 +227,17 @@ def simulate(
     [[2.0, 6.0]]
     """
     check_times(timesteps)
-    return _simulate(graph, x, timesteps, settings)
+    state: State = _simulate(graph, x, timesteps, settings)
+    return state
 
 
 @partial(jax.jit, static_argnames="timesteps")
-def _simulate(graph: SpikingGraph, x: Array, timesteps: int, settings: Simulation) -> State:
+def _simulate(graph: Graph, x: Array, timesteps: int, settings: Simulation) -> State:
     return scan(graph, x, timesteps, lambda state, spikes: None, settings)[0]
 
 
 def spike_trains(
-    graph: SpikingGraph,
+    graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
     settings: Simulation = PAPER,
@@ -254,13 +257,12 @@ def spike_trains(
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
     check_times(timesteps)
-    return _spike_trains(graph, x, timesteps, settings)
+    trains: dict[str, Array] = _spike_trains(graph, x, timesteps, settings)
+    return trains
 
 
 @partial(jax.jit, static_argnames="timesteps")
-def _spike_trains(
-    graph: SpikingGraph, x: Array, timesteps: int, settings: Simulation
-) -> dict[str, Array]:
+def _spike_trains(graph: Graph, x: Array, timesteps: int, settings: Simulation) -> dict[str, Array]:
     def fired(state: State, spikes: dict[str, Array]) -> dict[str, Array]:
         return {n.name: spikes[n.name] for n in graph.spiking}
 
@@ -268,7 +270,7 @@ def _spike_trains(
 
 
 def logits(
-    graph: SpikingGraph, state: State, t: Int[Array, ""] | int, settings: Simulation = PAPER
+    graph: Graph, state: State, t: Int[Array, ""] | int, settings: Simulation = PAPER
 ) -> Real[Array, "b ..."]:
     r"""The function's values, as the network has them by step t.
 
@@ -298,9 +300,7 @@ def logits(
     return charge * output.unit / jnp.maximum(t - settings.delay, 1)
 
 
-def classify(
-    graph: SpikingGraph, state: State, settings: Simulation = PAPER
-) -> Int[Array, "b ..."]:
+def classify(graph: Graph, state: State, settings: Simulation = PAPER) -> Int[Array, "b ..."]:
     """The class that the output neurons point to, by the readout: see `readout.Readout`."""
     return settings.readout.classify(state.output, graph.output.op)
 
@@ -308,4 +308,4 @@ def classify(
 def check_times(timesteps: int) -> None:
     """Raises InputError unless there is at least one time step."""
     if timesteps < 1:
-        raise InputError(f"the number of time steps T must be at least 1, got {timesteps}")
+        raise InputError(f"must be at least 1, got {timesteps}", "timesteps")

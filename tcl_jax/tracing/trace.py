@@ -39,11 +39,11 @@ class Traced(NamedTuple):
             products of an explicit ``precision`` below the highest taken as of bfloat16.
     """
 
-    graph: g.SpikingGraph
+    graph: g.Graph
     epsilon: float
 
 
-def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.SpikingGraph:
+def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.Graph:
     """The spiking graph of an inference function.
 
     Args:
@@ -84,7 +84,7 @@ def traced(fn: Callable[[Array], Array], sample_input: Any) -> Traced:
             why = "what is computed is something else at every call"
             instead = "draw random numbers, and keep count, outside the function"
         raise UnsupportedOperation(f"cannot convert this network: {place}: {why} ({instead})")
-    return Traced(g.SpikingGraph(nodes), 2.0**-tracer.bits)
+    return Traced(g.Graph(nodes), 2.0**-tracer.bits)
 
 
 def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node[g.Kind], ...]]:

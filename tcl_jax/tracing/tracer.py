@@ -162,7 +162,8 @@ class Tracer:
     def constant(self, eqn: Any, values: list[Any]) -> list[Any]:
         """Carry out one equation on constants."""
         if eqn.primitive.name in self.inlined and any(v in self.drawn for v in values):
-            return self.rules[eqn.primitive.name](self, eqn, *values)
+            found: list[Any] = self.rules[eqn.primitive.name](self, eqn, *values)
+            return found
         read = {
             v: x for v, x in zip(eqn.invars, values, strict=True) if not isinstance(v, core.Literal)
         }

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tcl_jax.errors import InputError, first_line
-from tcl_jax.files import free, remove, whole
+from tcl_jax.record import crc32, free, remove, write_json
 
 _T = TypeVar("_T")
 VARIABLES = ("params", "batch_stats")
@@ -103,7 +102,7 @@ class Checkpoints:
             except FileNotFoundError:
                 return None
             found = float(content["accuracy"])
-            if content.get("crc32", _crc(found)) != _crc(found):  # older versions gave none
+            if content.get("crc32", crc32(found)) != crc32(found):  # older versions gave none
                 raise ValueError("checksum of the accuracy differs")
             return found
 
@@ -126,7 +125,7 @@ class Checkpoints:
                 remove(unfinished)
             raise InputError(
                 f"checkpoint {self.folder / str(step)} cannot be written ({first_line(error)}): "
-                "make room or see to its permissions; those before it are whole, and --resume goes "
+                "make room or see to its permissions; those before it are whole: resume=True goes "
                 "on from there"
             ) from error
         if not saved:
@@ -141,8 +140,7 @@ class Checkpoints:
         """Give a checkpoint its accuracy, or another one."""
         path = self.folder / str(step) / _METRICS
         path.parent.mkdir(exist_ok=True)
-        with whole(path) as file:
-            file.write(json.dumps({"accuracy": accuracy, "crc32": _crc(accuracy)}) + "\n")
+        write_json(path, {"accuracy": accuracy, "crc32": crc32(float(accuracy))}, indent=None)
 
     def restore(self, step: int, like: dict[str, Any], *, parts: bool = False) -> dict[str, Any]:
         """The state saved at `step`.
@@ -179,7 +177,8 @@ class Checkpoints:
             broken = _differing(_checksums(restored.state), saved)
             if broken:
                 raise ValueError(f"checksum of {broken} differs")
-        return restored.state
+        state: dict[str, Any] = restored.state
+        return state
 
     def _check_layout(self, step: int, found: dict[str, str], expected: dict[str, str]) -> None:
         if found == expected:
@@ -244,10 +243,6 @@ class Checkpoints:
             ) from error
 
 
-def _crc(accuracy: float) -> int:
-    return zlib.crc32(repr(accuracy).encode())
-
-
 def _path(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
@@ -266,7 +261,7 @@ def _layout(tree: Any) -> dict[str, str]:
 
 def _checksums(tree: Any) -> dict[str, int]:
     return {
-        _path(path): zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+        _path(path): crc32(np.asarray(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 

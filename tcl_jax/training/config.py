@@ -9,20 +9,19 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import write_json
+from tcl_jax.record import write_json
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool, setting: str, what: str, got: Any) -> None:
     if not condition:
-        raise InputError(message)
+        raise InputError(f"must be {what}, got {got!r}", setting)
 
 
 def _require_types(config: Any, section: str) -> None:
     """Dataclasses take any value; a configuration may come from a file edited by hand."""
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        option = f"{section}{name}".replace("_", "-")
-        _require(_fits(value, kind), f"{option} must be {_in_words(kind)}, got {value!r}")
+        _require(_fits(value, kind), f"{section}{name}", _in_words(kind), value)
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -61,9 +60,9 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Computation type; parameters, batch statistics and λ are float32 in any case."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_types(self, "model.")
-        _require(0 < self.lam < math.inf, f"model.lam must be finite and above 0, got {self.lam}")
+        _require(0 < self.lam < math.inf, "model.lam", "finite and above 0", self.lam)
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,10 @@ class DataConfig:
     image_size: int | None = None
     """Side of the square cut from ImageNet's images, 224 if none is given."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_types(self, "data.")
-        for name, side in (("image-size", self.image_size), ("pad-to", self.pad_to)):
-            _require(side is None or side > 0, f"data.{name} must be above 0, got {side}")
+        for name, side in (("image_size", self.image_size), ("pad_to", self.pad_to)):
+            _require(side is None or side > 0, f"data.{name}", "above 0", side)
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,23 @@ class OptimConfig:
     milestones: tuple[float, ...] = (0.5, 0.75)
     """When the learning rate falls to a tenth, as fractions of all epochs."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_types(self, "optim.")
-        _require(0 < self.lr < math.inf, f"optim.lr must be finite and above 0, got {self.lr}")
-        _require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), got {self.momentum}")
-        for name, value in (("alpha", self.alpha), ("weight-decay", self.weight_decay)):
+        _require(0 < self.lr < math.inf, "optim.lr", "finite and above 0", self.lr)
+        _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
+        for name, value in (("alpha", self.alpha), ("weight_decay", self.weight_decay)):
             _require(
-                0 <= value < math.inf, f"optim.{name} must be finite and not negative, got {value}"
+                0 <= value < math.inf,
+                f"optim.{name}",
+                "finite and not negative",
+                value,
             )
         _require(
             all(0 < m < 1 for m in self.milestones)
             and list(self.milestones) == sorted(self.milestones),
-            f"optim.milestones must rise within (0, 1), got {self.milestones}",
+            "optim.milestones",
+            "rising within (0, 1)",
+            self.milestones,
         )
 
 
@@ -127,11 +131,11 @@ class Config:
     seed: int = 0
     """Seed of the initial weights, the order of images and their augmentation."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_types(self, "")
-        _require(self.epochs > 0, f"epochs must be above 0, got {self.epochs}")
-        _require(self.batch_size > 0, f"batch-size must be above 0, got {self.batch_size}")
-        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        _require(self.epochs > 0, "epochs", "above 0", self.epochs)
+        _require(self.batch_size > 0, "batch_size", "above 0", self.batch_size)
+        _require(self.seed >= 0, "seed", "0 or above", self.seed)
 
 
 def write(config: Config, path: Path) -> None:

@@ -70,7 +70,7 @@ class Heartbeat:
             who = f" (process {last.pid} on {last.host})" if last else ""
             raise InputError(
                 f"{workdir} is in use by another training{who}: wait for it, stop it, or "
-                "choose another --workdir"
+                "choose another folder"
             )
         self.died = last if last and last.doing not in _ENDED else None
         """The last sign of the training before in this folder, where it ended without a word."""
@@ -121,7 +121,7 @@ class Heartbeat:
                 patience *= 2
                 print(
                     f"warning: nothing has moved for {silent:.0f} s, {self._doing} at step "
-                    f"{self._step}: if it hangs, kill it and go on with --resume",
+                    f"{self._step}: if it hangs, kill it and resume",
                     file=sys.stderr,
                 )
 
@@ -148,10 +148,10 @@ def state(folder: Path, patience: float = PATIENCE) -> tuple[str, bool]:
     where = f"step {beat.step} of {beat.total_steps}"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(beat.time))
     if beat.doing in _ENDED:
-        more = "" if beat.doing == "finished" else "; go on with --resume"
+        more = "" if beat.doing == "finished" else "; resume it"
         return f"{beat.doing} at {where}, {when}{more}", beat.doing != "failed"
     if not alive and (silent >= patience or not elsewhere):
-        return f"died at {where}, {beat.doing}, {when}; go on with --resume", False
+        return f"died at {where}, {beat.doing}, {when}; resume it", False
     who = f"process {beat.pid}" + (f" on {beat.host}" if elsewhere else "")
     if silent >= patience:
         return f"hangs at {where}, {beat.doing}, for {silent:.0f} s ({who})", False

@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole
+from tcl_jax.record import whole
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tcl_jax import cluster, data, provenance
+from tcl_jax import cluster, data, progress, provenance
 from tcl_jax.errors import InputError
-from tcl_jax.files import write_json
-from tcl_jax.report import progress
+from tcl_jax.record import write_json
 from tcl_jax.training import config as configs
 from tcl_jax.training import optimizer
 from tcl_jax.training.checkpoint import Checkpoints
@@ -121,7 +120,7 @@ def fit(
         elif checkpoints.steps or any(r["kind"] == "epoch" for r in records):
             raise InputError(
                 f"{workdir} holds only a part of a run, {CONFIG} or {CHECKPOINTS} being gone: "
-                "restore it, or choose another --workdir"
+                "restore it, or choose another folder"
             )
         else:
             configs.write(config, workdir / CONFIG)
@@ -246,13 +245,13 @@ def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
         if differ:
             raise InputError(
                 f"{workdir} was trained with other settings ({'; '.join(differ)}): resume with "
-                "those, or choose another --workdir"
+                "those, or choose another folder"
             )
     elif workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir} is a file: choose another --workdir")
+        raise InputError(f"{workdir} is a file: choose another folder")
     elif (workdir / CONFIG).exists():
         raise InputError(
-            f"{workdir} holds a run already: continue it with --resume, or choose another --workdir"
+            f"{workdir} holds a run already: continue it with resume=True, or choose another folder"
         )
 
 
@@ -278,13 +277,13 @@ def _check_and_log(log: MetricsLog, metrics: dict[str, Any], step: int) -> None:
     loss, smallest = metrics["loss"].item(), metrics["smallest_lambda"].item()
     if not math.isfinite(loss):
         raise InputError(
-            f"the loss became {loss} at step {step}: lower --optim.lr (checkpoints saved before "
+            f"the loss became {loss} at step {step}: lower optim.lr (checkpoints saved before "
             "are kept)"
         )
     if not smallest > 0:
         raise InputError(
             f"a λ fell to {smallest:.3g} at step {step}, where it must stay above 0: lower "
-            "--optim.alpha or --optim.lr"
+            "optim.alpha or optim.lr"
         )
     if step % _LOG_EVERY == 0:
         log.write("step", step, {"loss": loss})

@@ -51,13 +51,14 @@ def init_state(
             {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())},
         )
 
-    return make(jax.random.key(seed))
+    state: TrainState = make(jax.random.key(seed))
+    return state
 
 
 def cross_entropy(
     logits: Float[Array, "b classes"], labels: Int[Array, " b"]
 ) -> Float[Array, " b"]:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
 def make_train_step(
@@ -70,7 +71,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = standardize(batch["image"], info)
 
-        def loss_of(params):
+        def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
             logits, updated = apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
@@ -130,7 +131,8 @@ def make_eval_step(
             "correct": (logits.argmax(-1) == batch["label"]) & mask,
             "seen": mask,
         }
-        return jax.tree.map(lambda s, f: s + f.reshape(s.size, -1).sum(1), sums, found)
+        after: Metrics = jax.tree.map(lambda s, f: s + f.reshape(s.size, -1).sum(1), sums, found)
+        return after
 
     return eval_step
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from tcl_jax.pytrees import pytree
 from tcl_jax.registry import Registry
 
 Scales = Float[np.ndarray, "..."] | np.float64
@@ -37,10 +38,8 @@ def leaves(*arrays: str) -> Callable[[_T], _T]:
     """
 
     def register(cls: _T) -> _T:
-        meta = [f.name for f in fields(cls) if f.name not in arrays]
-        jax.tree_util.register_dataclass(cls, data_fields=list(arrays), meta_fields=meta)
         KINDS.register(cls.__name__)(cls)
-        return cls
+        return pytree(*arrays)(cls)
 
     return register
 
@@ -96,6 +95,17 @@ class Op(ABC):
         """How many of the events at its inputs reach each site: itself with every weight one."""
         raise self._silent("which ways lead through it")
 
+    def counted(self, dtype: Any) -> tuple[Self, float | None] | None:
+        """The same for whole numbers, whose value is to be multiplied by what is left.
+
+        None where it weights what it reads, which is for `Affine.whole`.
+
+        Args:
+            dtype: integers with room for its value.  Where None is left, it has only the room that
+                what it reads has.
+        """
+        raise self._silent("what it makes of whole numbers")
+
     @property
     def scaling(self) -> tuple[Scales, Scales] | None:
         """By what it multiplies and what it adds, where that is all that it does."""
@@ -139,6 +149,21 @@ class Affine(Op):
             positive.apply(high) + negative.apply(low),
         )
 
+    def counted(self, dtype: Any) -> tuple[Self, float | None] | None:
+        return None
+
+    def whole(self) -> Self:
+        """With whole numbers, the nearest: weights of 8 bits, and a constant of 32."""
+        raise self._silent("what it is in whole numbers")
+
+    def strongest(self) -> Scales:
+        """The size of its largest weight, by channel of its value or for all of them."""
+        raise self._silent("how large its weights are")
+
+    def reach(self, bound: int) -> Scales:
+        """The largest size of a value made of values up to this size, likewise."""
+        raise self._silent("how large its value can be")
+
     @property
     def parameters(self) -> int:
         values = (getattr(self, f.name) for f in fields(self))
@@ -151,6 +176,9 @@ class Positive(Op):
     def bounds(self, *intervals: Interval) -> Interval:
         lows, highs = zip(*intervals, strict=True)
         return self.apply(*lows), self.apply(*highs)
+
+    def counted(self, dtype: Any) -> tuple[Self, float | None]:
+        return self, None
 
     def paths(self, *events: Float[Array, "1 ..."]) -> Float[Array, "1 ..."]:
         return self.apply(*events)
@@ -210,6 +238,11 @@ def wide(value: Any) -> Any:
     return np.asarray(value, np.float64)
 
 
+def nearest(value: Any, dtype: Any = jnp.int32) -> Array:
+    """The whole numbers nearest to some."""
+    return jnp.asarray(np.rint(wide(value)).astype(dtype))
+
+
 def rounded(tree: _Tree, dtype: Any) -> _Tree:
     """Operations with `wide` numbers as JAX has them, each rounded once."""
 
@@ -217,4 +250,5 @@ def rounded(tree: _Tree, dtype: Any) -> _Tree:
         is_wide = isinstance(value, np.ndarray) and value.dtype == np.float64
         return jnp.asarray(value, dtype) if is_wide else value
 
-    return jax.tree.map(stored, tree)
+    found: _Tree = jax.tree.map(stored, tree)
+    return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +44,9 @@ class Summing(Op):
     def paths(self, *events: Array) -> Array:
         (x,) = events
         return replace(self, factor=jnp.ones((), x.dtype)).apply(x)
+
+    def counted(self, dtype: Any) -> tuple[Self, float | None]:
+        return replace(self, factor=jnp.ones((), dtype)), float(self.factor)
 
     def _times_factor(self, total: Array) -> Array:
         return total.astype(self.factor.dtype) * self.factor

@@ -20,6 +20,7 @@ from tcl_jax.graph.ops.base import (
     by_channel,
     compact,
     leaves,
+    nearest,
     wide,
 )
 from tcl_jax.promotion import against, alike, wider
@@ -58,8 +59,26 @@ class Weighted(Affine):
         positive = replace(self, kernel=jnp.maximum(self.kernel, 0))
         return positive, replace(self, kernel=jnp.minimum(self.kernel, 0), bias=None)
 
+    def whole(self) -> Self:
+        bias = None if self.bias is None else nearest(self.bias)
+        return replace(self, kernel=nearest(self.kernel, np.int8), bias=bias)
+
+    def strongest(self) -> Scales:
+        found: Scales = np.abs(wide(self.kernel)).max(self._inputs)
+        return found
+
+    def reach(self, bound: int) -> Scales:
+        constant = 0.0 if self.bias is None else np.abs(wide(self.bias))
+        found: Scales = bound * np.abs(wide(self.kernel)).sum(self._inputs) + constant
+        return found
+
+    @property
+    def _inputs(self) -> tuple[int, ...]:
+        """The kernel's axes but the last."""
+        return tuple(range(self.kernel.ndim - 1))
+
     def macs(self, shape: Shape) -> int:
-        # Every output is a sum over the kernel's inputs: all its axes but the last.
+        # Every output is a sum over the kernel's inputs.
         return math.prod(shape) * math.prod(self.kernel.shape[:-1])
 
     def _with_bias(self, y: Array) -> Array:
@@ -83,15 +102,15 @@ class Conv(Weighted):
 
     def apply(self, *values: Array) -> Array:
         (x,) = values
-        how = self.strides, self.padding, self.dilation, self.groups
-        return self._with_bias(convolve(x, self.kernel, *how))
+        geometry = self.strides, self.padding, self.dilation, self.groups
+        return self._with_bias(convolve(x, self.kernel, *geometry))
 
     def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
         if channels.size == 1 or self.groups == 1:
             return kernel * channels[:, None]
         # Kernels of group k read the k-th part of the input's channels.
         by_group = channels.reshape(self.groups, 1, -1).transpose(2, 0, 1)
-        parts = kernel.reshape(*kernel.shape[:-1], self.groups, -1) * by_group
+        parts: Scales = kernel.reshape(*kernel.shape[:-1], self.groups, -1) * by_group
         return parts.reshape(kernel.shape)
 
     def paths(self, *events: Array) -> Array:
@@ -152,6 +171,17 @@ class Scale(Affine):
         nothing = jnp.zeros_like(self.shift)
         positive = replace(self, scale=jnp.maximum(self.scale, 0))
         return positive, replace(self, scale=jnp.minimum(self.scale, 0), shift=nothing)
+
+    def whole(self) -> Self:
+        return type(self)(nearest(self.scale), nearest(self.shift))
+
+    def strongest(self) -> Scales:
+        found: Scales = np.abs(wide(self.scale)).max()
+        return found
+
+    def reach(self, bound: int) -> Scales:
+        found: Scales = bound * np.abs(wide(self.scale)) + np.abs(wide(self.shift))
+        return found
 
     def paths(self, *events: Array) -> Array:
         (x,) = events

@@ -3,7 +3,6 @@
 Imports nothing that takes long, for commands import it before all else.
 """
 
-import codecs
 import contextlib
 import errno
 import io
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from tcl_jax.errors import InputError
+from tcl_jax.letters import SPELLED
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -48,20 +48,22 @@ def _end_at_once() -> NoReturn:
 
 
 @contextlib.contextmanager
-def reported_at_exit() -> Iterator[None]:
+def reported_at_exit(options: type | None = None) -> Iterator[None]:
     """Turn an `InputError` into one line on standard error and exit status 2.
 
     Likewise a file or folder that the system refuses, and an output that nobody reads any more.
+    Where a dataclass of options is given, arguments that the line names are named as options.
 
     Ctrl-C, where nothing else takes care of it, ends with a line and status 130.  Letters that the
     terminal lacks are spelled: λ becomes ``lambda``.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_SPELLED)
+            stream.reconfigure(errors=SPELLED)
     logging.basicConfig()  # does nothing where a library did it first, in its own format
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Orbax logs what it then raises, and leaves coroutines behind that complain as they go.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -75,7 +77,7 @@ def reported_at_exit() -> Iterator[None]:
             raise
         _flush()
     except (InputError, OSError) as error:
-        sentence = _sentence(error)
+        sentence = _sentence(error, options)
         if sentence is None:
             raise
         sys.unraisablehook = lambda _: None
@@ -93,10 +95,14 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
-def _sentence(error: InputError | OSError) -> str | None:
+def _sentence(error: InputError | OSError, options: type | None) -> str | None:
     """What to say of an error; nothing of one that is not the user's."""
     if isinstance(error, InputError):
-        return str(error)
+        if options is None:
+            return str(error)
+        from tcl_jax.cli.options import in_options  # takes long
+
+        return in_options(error, options)
     if isinstance(error, BrokenPipeError):
         return _of_closed_output()
     if error.filename is None and error.errno not in _NO_ROOM:
@@ -135,44 +141,3 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         again.start()
     elif str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-_SPELLED = "tcl_jax.spelled"
-_LETTERS = {
-    "λ": "lambda",
-    "α": "alpha",
-    "θ": "theta",
-    "Δ": "delta",
-    "µ": "u",
-    "×": "x",
-    "–": "-",
-    "…": "...",
-    "·": "*",
-    "∞": "inf",
-    "≠": "!=",
-}
-
-
-def spelled(text: str, encoding: str) -> str:
-    """A text in the letters that an encoding has.
-
-    >>> spelled("λ of 8×8 images, 3 µJ", "ascii")
-    'lambda of 8x8 images, 3 uJ'
-    >>> spelled("λ of 8×8 images, 3 µJ", "latin-1")
-    'lambda of 8×8 images, 3 µJ'
-    """
-    return text.encode(encoding, _SPELLED).decode(encoding, "surrogateescape")
-
-
-def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
-    """One letter that an encoding lacks: for `codecs.register_error`."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letter = error.object[error.start]
-    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is no text
-        return bytes([ord(letter) - 0xDC00]), error.start + 1
-    plain = _LETTERS.get(letter) or letter.encode("ascii", "backslashreplace").decode()
-    return plain, error.start + 1
-
-
-codecs.register_error(_SPELLED, _spell)

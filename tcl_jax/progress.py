@@ -1,8 +1,10 @@
-"""Progress bars with rate and time left."""
+"""Progress bars with rate and time left, and the console that they and tables are printed on."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
+import rich.console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,7 +17,25 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from tcl_jax.report.console import Console
+from tcl_jax.letters import spelled
+
+
+class Console(rich.console.Console):
+    """Rich's, for any terminal and none.
+
+    Letters that the terminal lacks are spelled before widths are measured, so that columns stay in
+    line; names are taken as they are, brackets and colons too; a closed pipe is an error as any
+    other, which a command reports.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(markup=False, emoji=False, **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(spelled(text, self.encoding), **how)
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise  # Rich's would end the process without a word
 
 
 class _Rate(ProgressColumn):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results.pages import WIDTH, item, table
 from tcl_jax import provenance
-from tcl_jax.report.pages import WIDTH, item, table
 from tcl_jax.report.plots import plot_curves, plot_lambda, plot_training
 from tcl_jax.training.log import METRICS, read
 
@@ -99,7 +99,7 @@ def write_report(
     page = [
         f"# Results on {name}",
         "",
-        f"Made by `python results/reproduce.py {name}`, this page included.",
+        f"Made by `python -m results.reproduce {name}`, this page included.",
         "",
         *sections(""),
         "## Commands",

@@ -1,14 +1,17 @@
-"""Files that are there whole, or as they were before."""
+"""Files that are there whole, or as they were before, and checksums that tell."""
 
 import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 
 def free(path: Path) -> Path:
@@ -41,7 +44,7 @@ def whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from tcl_jax.files import whole
+    >>> from tcl_jax.record import whole
     >>> path = Path(tempfile.mkdtemp()) / "figures.csv"
     >>> with whole(path) as file:
     ...     _ = file.write("T,accuracy\n")
@@ -62,7 +65,22 @@ def whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         new.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write a `whole` file of JSON, for people to read as well."""
     with whole(path) as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(json.dumps(content, indent=indent) + "\n")
+
+
+def crc32(content: Any) -> int:
+    """CRC-32 of bytes, of an array's bytes, or of what JSON can say, however that is laid out.
+
+    >>> crc32({"a": 1, "b": 2.5}) == crc32({"b": 2.5, "a": 1})
+    True
+    >>> crc32(np.float32(1.0)) == crc32(np.float32(-1.0))
+    False
+    """
+    if isinstance(content, np.ndarray | np.generic):
+        content = content.tobytes()  # in C order, whatever its own
+    elif not isinstance(content, bytes):
+        content = json.dumps(content, sort_keys=True).encode()
+    return zlib.crc32(content)

@@ -13,8 +13,8 @@ from cli import ROOT, Finished, environment, succeed
 from cli import trained as trained
 
 from tcl_jax.conversion import load
-from tcl_jax.files import free, whole, write_json
-from tcl_jax.run import open_run
+from tcl_jax.record import free, whole, write_json
+from tcl_jax.runs.trained import open_run
 from tcl_jax.training.heartbeat import state
 from tcl_jax.training.log import read
 

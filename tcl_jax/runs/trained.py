@@ -1,8 +1,8 @@
 """A finished run, opened: its network with trained variables, and its data."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from tcl_jax import data
 from tcl_jax.errors import InputError
 from tcl_jax.graph.convolution import PRECISION
+from tcl_jax.runs.batches import Split, standardised
 from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset
 from tcl_jax.training import config as configs
 from tcl_jax.training.checkpoint import VARIABLES
@@ -63,14 +64,10 @@ class Run:
         """The network in inference mode on standardised images, in float32 on any backend."""
         return inference(self.float32, PRECISION)(self.variables, images)
 
-    def train_images(self, count: int, batch_size: int) -> Iterator[Float[Array, "b h w c"]]:
-        """The first `count` training images, standardised; a pass of whole and partial batches."""
-        with closing(
-            data.eval_batches(self.dataset.train, batch_size=batch_size, limit=count)
-        ) as batches:
-            for batch in batches:
-                images = jnp.asarray(batch["image"][batch["mask"]])
-                yield data.standardize(images, self.dataset.info)
+    def batches(self, split: Split, batch_size: int, **which: Any) -> Iterator[dict[str, Any]]:
+        """Images of a split, as `standardised` has them."""
+        standardize = partial(data.standardize, info=self.dataset.info)
+        return standardised(self.dataset, standardize, split, batch_size, **which)
 
 
 def open_run(

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from tcl_jax import cluster, provenance
+from tcl_jax import cluster, progress, provenance
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole, write_json
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
-from tcl_jax.report import progress
+from tcl_jax.record import whole, write_json
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
+from tcl_jax.runs.batches import check_counts
 from tcl_jax.runs.converted import open_converted
 from tcl_jax.simulation.energy import OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
@@ -91,7 +91,7 @@ def simulate_run(
     cluster.check_batch_size(batch_size, mesh)
     with progress.bar("simulating", total=count, unit="images") as done:
         graph = cluster.replicate(lower(artifact.graph), mesh)
-        batches = converted.test_batches(batch_size, count, mesh)
+        batches = converted.batches("test", batch_size, limit=count, mesh=mesh)
         activity = None
         if cost is None:
             curve = latency_curve(graph, batches, timesteps, settings, done=done)
@@ -142,11 +142,9 @@ def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) ->
 def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:
     """Raises InputError where a number is out of range; None is in any."""
     check_times(timesteps)
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    check_counts(**counts)
     if not 0 <= delay < timesteps:
-        raise InputError(f"--delay must be in [0, {timesteps}), below --timesteps, got {delay}")
+        raise InputError(f"must be in [0, {timesteps}), below T, got {delay}", "delay")
 
 
 def latencies(timesteps: int) -> list[int]:

@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from tcl_jax import cluster, provenance
-from tcl_jax.data import Source
-from tcl_jax.files import write_json
+from tcl_jax import cluster, progress, provenance
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
-from tcl_jax.report import progress
+from tcl_jax.record import write_json
 from tcl_jax.report.plots import plot_adaptive
 from tcl_jax.runs.converted import open_converted
+from tcl_jax.runs.simulate import check_numbers
 from tcl_jax.simulation.adaptive import (
     calibrate,
     check_calibration,
@@ -25,7 +24,6 @@ from tcl_jax.simulation.adaptive import (
     record,
 )
 from tcl_jax.simulation.lowering import lower
-from tcl_jax.simulation.of_run import check_numbers
 from tcl_jax.simulation.settings import PAPER, Simulation
 
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
@@ -91,7 +89,7 @@ def adapt_run(
     graph = cluster.replicate(lower(artifact.graph), mesh)
 
     def tested() -> Iterator[dict[str, Any]]:
-        return converted.test_batches(batch_size, total, mesh)
+        return converted.batches("test", batch_size, limit=total, mesh=mesh)
 
     def adaptive(batches: Iterator[dict[str, Any]], bound: float, **more: Any) -> Any:
         def place(tree: Any) -> Any:
@@ -102,8 +100,8 @@ def adapt_run(
         )
 
     with progress.bar("calibrating", total=held, unit="images") as done:
-        last = _last_images(converted.dataset.train, held, batch_size)
-        batches = converted.laid_out(last, mesh)
+        # Norm-factors are read from the first ones.
+        batches = converted.batches("train", batch_size, first=info.num_train - held, mesh=mesh)
         held_out = record(graph, batches, timesteps, settings, done=done)
     bound = calibrate(held_out, max_loss / 100)
     with progress.bar("at fixed T", total=total, unit="images") as done:
@@ -169,14 +167,6 @@ def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) ->
     free = settings.distinguished()
     del free["coding"]  # there is one
     return provenance.fingerprint(timesteps=timesteps, **free, **others)
-
-
-def _last_images(source: Source, count: int, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Norm-factors are read from the first ones."""
-    for start in range(len(source) - count, len(source), batch_size):
-        positions = np.arange(start, start + batch_size)
-        image, label = source.gather(np.minimum(positions, len(source) - 1))
-        yield {"image": image, "label": label, "mask": positions < len(source)}
 
 
 def _timed(function: Callable[[], _T]) -> tuple[_T, float]:

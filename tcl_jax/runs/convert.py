@@ -1,8 +1,7 @@
 """Conversion of a run: trace its network, convert, verify on its data, and only then save."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tcl_jax import data, provenance
 from tcl_jax import graph as g
+from tcl_jax import progress, provenance
 from tcl_jax.calibration import calibrate, norm_method, with_norms
 from tcl_jax.conversion.proof import Stages, compiled, prove
 from tcl_jax.errors import InputError
-from tcl_jax.files import free
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph.artifact import Artifact
 from tcl_jax.graph.fold import fold
 from tcl_jax.graph.normalise import normalise
-from tcl_jax.report import progress
-from tcl_jax.run import Run
+from tcl_jax.record import free
+from tcl_jax.runs.batches import check_counts, images_of
 from tcl_jax.runs.converted import LAYER_REPORT, RESULTS, Converted, packed, results_folder
+from tcl_jax.runs.trained import Run
 from tcl_jax.tracing.trace import traced
 from tcl_jax.training.step import inference
 
@@ -60,34 +59,37 @@ def convert_run(
         InputError: a number is not above 0, `snn` is no name or is taken, the norm does not
             fit the network, or the converted network does not compute the same.
     """
-    for name, value in (
-        ("calibration-images", calibration_images),
-        ("verification-images", verification_images),
-        ("images", images),
-        ("batch-size", batch_size),
-    ):
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1, got {value}")
+    check_counts(
+        calibration_images=calibration_images,
+        verification_images=verification_images,
+        images=images,
+        batch_size=batch_size,
+    )
     # What is there of that name will be replaced: it had better be a spiking network.
     target = run.folder / snn
     if Path(snn).name != snn or not artifacts.is_place(target):
         raise InputError(
-            f"--snn {snn!r} cannot name the spiking network: give a plain name that nothing else "
-            f"in {run.folder} has"
+            f"cannot be {snn!r}, for the spiking network: give a plain name that nothing else in "
+            f"{run.folder} has",
+            "snn",
         )
-    how = norm_method(norm)
+    method = norm_method(norm)
     info = run.dataset.info
     network, epsilon = traced(run.logits, _like(run, 1))
     folded = fold(network)
-    norms = calibrate(folded, how, lambda: run.train_images(calibration_images, batch_size))
+    norms = calibrate(
+        folded,
+        method,
+        lambda: images_of(run.batches("train", batch_size, limit=calibration_images)),
+    )
     folded = with_norms(folded, norms)
     stages = Stages(network, folded, normalise(folded))
     function = compiled(run.logits, _like(run, batch_size))
-    tested = ((x, mask) for x, _, mask in _test_images(run, verification_images, batch_size))
-    proof = prove(function, epsilon, stages, tested)
+    tested = run.batches("test", batch_size, limit=verification_images)
+    proof = prove(function, epsilon, stages, ((b["image"], np.asarray(b["mask"])) for b in tested))
     source = run.config.data
     about = {
-        "norm": str(how),
+        "norm": str(method),
         "lambda": {n.name: np.asarray(n.op.unit).tolist() for n in stages.normalised.spiking},
         "data": {"name": source.name, "pad_to": source.pad_to, "image_size": source.image_size},
         "standardisation": {"mean": list(info.mean), "std": list(info.std)},
@@ -107,7 +109,7 @@ def convert_run(
         "total_steps": run.total_steps,
         # Not `images`: the network does not depend on them.
         "settings": provenance.fingerprint(
-            norm=str(how),
+            norm=str(method),
             calibration_images=calibration_images,
             verification_images=verification_images,
             step=run.step,
@@ -157,8 +159,11 @@ def _evaluated(
     right: dict[str, list[np.ndarray]] = {dtype: [] for dtype in networks}
     same, difference = 0, 0.0
     with progress.bar("evaluating", total=images, unit="images") as done:
-        for x, label, mask in _test_images(run, images, batch_size):
-            logits = {t: np.asarray(f(x), np.float64)[mask] for t, f in networks.items()}
+        for batch in run.batches("test", batch_size, limit=images):
+            label, mask = np.asarray(batch["label"]), np.asarray(batch["mask"])
+            logits = {
+                t: np.asarray(f(batch["image"]), np.float64)[mask] for t, f in networks.items()
+            }
             for dtype, found in logits.items():
                 right[dtype].append(found.argmax(-1) == label[mask])
             exact, as_trained = logits["float32"], logits[run.trained_in]
@@ -175,15 +180,3 @@ def _evaluated(
         return known
     apart = {"same_class_as_trained": same, "max_abs_logit_difference_as_trained": difference}
     return known | apart
-
-
-def _test_images(
-    run: Run, count: int, batch_size: int
-) -> Iterator[tuple[Array, np.ndarray, np.ndarray]]:
-    """Standardised images in batches of one size, their labels, and which of them count."""
-    with closing(
-        data.eval_batches(run.dataset.test, batch_size=batch_size, limit=count)
-    ) as batches:
-        for batch in batches:
-            images = data.standardize(jnp.asarray(batch["image"]), run.dataset.info)
-            yield images, batch["label"], batch["mask"]

@@ -1,11 +1,10 @@
 """The layer by layer report of a run's conversion: `report.json`, and three plots beside it."""
 
-import json
 from collections.abc import Sequence
 
-from tcl_jax import cluster, provenance
+from tcl_jax import provenance
 from tcl_jax.errors import InputError
-from tcl_jax.files import whole
+from tcl_jax.record import write_json
 from tcl_jax.report import layer_plots
 from tcl_jax.report.layers import Layer, as_json, layer_report
 from tcl_jax.runs.converted import Converted
@@ -39,14 +38,13 @@ def report_run(
         raise InputError("a report needs at least one image, and at least one latency T")
     about, graph, info = converted.artifact.about, converted.artifact.graph, converted.dataset.info
     images = min(images, info.num_test)
-    batches = converted.test_batches(min(batch_size, images), images, cluster.data_mesh(1))
+    batches = converted.batches("test", min(batch_size, images), limit=images)
     found = layer_report(graph, ((b["image"], b["mask"]) for b in batches), timesteps)
     title = f"{about['network']} on {info.name}, {about['norm']} norm, {images} test images"
     measured = {"images": images, "norm": about["norm"], "v0": 0.0}
     content = as_json(found, graph, **measured, **provenance.describe())
     folder = converted.place
-    with whole(folder / "report.json") as file:
-        file.write(json.dumps(content) + "\n")
+    write_json(folder / "report.json", content, indent=None)
     layer_plots.plot_activations(found, folder / "activations.png", title=title)
     layer_plots.plot_rates(found, max(timesteps), folder / "rates.png", title=title)
     layer_plots.plot_errors(found, folder / "errors.png", title=title)

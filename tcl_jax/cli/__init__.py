@@ -1,0 +1,1 @@
+"""Command lines: `train`, `convert` and `simulate`, and what they share."""

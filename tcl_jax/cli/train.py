@@ -1,0 +1,54 @@
+"""Train a network with trainable clipping layers: `train.py PRESET`, or `tcl-train PRESET`."""
+
+from tcl_jax.cli.terminal import ends_at_ctrl_c, reported_at_exit
+
+with ends_at_ctrl_c():  # these take seconds
+    import signal
+    import sys
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Annotated
+
+    import tyro
+
+    from tcl_jax.cli.options import Folder, check_options, command, preset_and_options, program
+    from tcl_jax.cluster import cores_as_devices
+    from tcl_jax.training import fit, presets
+    from tcl_jax.training.config import Config
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a network; its folder is what convert.py and simulate.py go on from."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: Path
+    """The run's folder: configuration, checkpoints, metrics, later the spiking network."""
+    resume: bool = False
+    """Continue the run in the folder, exactly where it stopped."""
+    data_dir: Folder = None
+    """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    raw_dir: Folder = None
+    """Where the data set's raw files lie, for a machine that cannot download them."""
+
+
+@reported_at_exit(Options)
+def main() -> int:
+    name, arguments = preset_and_options(presets.PRESETS)
+    default = Options(presets.PRESETS.find(name), Path("runs") / name)
+    options = check_options(Options, default, arguments, prog=f"{program()} {name}")
+    cores_as_devices(options.config.batch_size)
+    result = fit(
+        options.config,
+        options.workdir,
+        resume=options.resume,
+        data_dir=options.data_dir,
+        raw_dir=options.raw_dir,
+    )
+    if result.stopped_by is not None:
+        again = [a for a in sys.argv[1:] if a != "--resume"] + ["--resume"]
+        print(f"stopped and saved at step {result.step}; to go on: {command('train', *again)}")
+        return 130 if result.stopped_by == signal.SIGINT else 0
+    done = "finished" if result.test_accuracy is not None else "was finished already"
+    print(f"{done}: {options.workdir}; next: {command('convert', options.workdir)}")
+    return 0
