@@ -1,6 +1,6 @@
 """Dataclasses as pytrees, each of a structure of its own."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -34,23 +34,21 @@ def pytree(*leaves: str) -> Callable[[_T], _T]:
 
     def register(cls: _T) -> _T:
         structure = [f.name for f in fields(cls) if f.name not in leaves]
+        keys = [GetAttrKey(name) for name in leaves]
 
-        def values(tree: Any, names: Collection[str]) -> tuple[Any, ...]:
-            return tuple([getattr(tree, name) for name in names])  # faster than a generator
+        def flat(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
+            children = [getattr(tree, name) for name in leaves]
+            return children, tuple([getattr(tree, name) for name in structure])
+
+        def flat_with_keys(tree: Any) -> tuple[Any, tuple[Any, ...]]:
+            children, told = flat(tree)
+            return zip(keys, children, strict=True), told
 
         def made(told: tuple[Any, ...], children: Any) -> Any:
             names = (*structure, *leaves)
             return cls(**dict(zip(names, (*told, *children), strict=True)))
 
-        jax.tree_util.register_pytree_with_keys(
-            cls,
-            lambda tree: (
-                [(GetAttrKey(name), getattr(tree, name)) for name in leaves],
-                values(tree, structure),
-            ),
-            made,
-            lambda tree: (values(tree, leaves), values(tree, structure)),
-        )
+        jax.tree_util.register_pytree_with_keys(cls, flat_with_keys, made, flat)
         return cls
 
     return register

@@ -182,6 +182,28 @@ def test_a_pool_beside_neurons_is_counted_in_common_units(rng):
     assert np.max(expected) > 100
 
 
+def test_a_scale_below_zero_before_weights(rng):
+    """As where what is between was never folded: what 1 stands for is then below 0."""
+    w = jnp.asarray(rng.normal(-0.2, 0.3, (4, 3)), jnp.float32)
+    x = jnp.asarray(rng.uniform(0, 1, (5, 4)), jnp.float32)
+    one = jnp.ones(())
+    graph = wiring.graph(
+        x=(g.Input((4,)),),
+        n=(g.Population.clipped(one), "x"),
+        negative=(g.Scale(-one, 0 * one), "n"),
+        d=(g.Dense(w, None), "negative"),
+        m=(g.Population.clipped(one), "d"),
+        y=(g.Output(one, one), "m"),
+    )
+    whole = simulation.quantise(graph, x)
+    (dense,) = wiring.operations(whole, g.Dense)
+    unit = np.abs(np.asarray(w, np.float64)).max(0) / 127
+    np.testing.assert_array_equal(dense.kernel, np.rint(-np.asarray(w, np.float64) / unit))
+    counts = [simulation.simulate(n, x, 200).output.counts for n in (graph, whole)]
+    assert np.max(counts[0]) > 50
+    np.testing.assert_allclose(*counts, atol=4)
+
+
 # --- Exactness ------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ class _Quantiser:
         # A channel of vanishing weights would have a threshold beyond int32.
         least = np.max(wide(op.threshold)) / _LARGEST**3
         unit = np.maximum(np.where(peak > 0, peak, direct) / _LARGEST, least)
-        if isinstance(op, g.Output) or not self.takes(current, unit):
+        if isinstance(op, g.Output) or not self.divides(current, unit):
             unit = np.max(unit)  # as potentials of classes, which are compared
         return unit, self.current(current, unit, node.name)
 
@@ -174,11 +174,11 @@ class _Quantiser:
         Shortcuts, whose weights have 32 bits, count where there are no others: without `weights`.
         """
         if (signal := self.signal(number)) is not None:
-            return np.float64(0.0 if weights else signal.step)
+            return np.float64(0.0 if weights else abs(signal.step))
         op, inputs, shapes = self.reads(number)
         if isinstance(op, Affine):
             counts = op.scaling is None or not weights
-            return op.strongest() * self.source(number).step * counts
+            return op.strongest() * abs(self.source(number).step) * counts
         _, factor = _counting(op)
         peaks = [self.peak(i, weights=weights) for i in inputs]
         found = op.carry(peaks, shapes)
@@ -190,15 +190,15 @@ class _Quantiser:
             found = wide(np.max([p.max() for p in peaks]))
         return found * abs(factor)
 
-    def takes(self, number: int, unit: Scales) -> bool:
-        """Whether a current can be counted in a unit, which may differ by channel."""
+    def divides(self, number: int, unit: Scales) -> bool:
+        """Whether a unit, which may differ by channel, is one that a current can be counted in."""
         if self.signal(number) is not None:
             return True
         op, inputs, shapes = self.reads(number)
         if isinstance(op, Affine):
             return op.then(1 / unit, wide(0.0)) is not None
         units = op.split(unit, shapes)
-        return units is not None and all(map(self.takes, inputs, units))
+        return units is not None and all(map(self.divides, inputs, units))
 
     def source(self, number: int) -> _Signal:
         """What an operation with weights reads."""
@@ -222,11 +222,11 @@ class _Quantiser:
             signal = self.source(number)
             in_units = op.after([wide(signal.step)])
             in_units = in_units and in_units.then(1 / unit, wide(0.0))
-            assert in_units is not None, "as `takes` said"
+            assert in_units is not None, "as `divides` said"
             return self.add(self.checked(in_units.whole(), signal, name), (signal.number,), name)
         whole, factor = _counting(op)
         units = op.split(unit / factor, shapes)
-        assert units is not None, "as `takes` said"
+        assert units is not None, "as `divides` said"
         currents = [self.current(i, u, reader) for i, u in zip(inputs, units, strict=True)]
         return self.add(whole, tuple(currents), name)
 

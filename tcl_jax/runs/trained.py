@@ -110,14 +110,14 @@ def open_run(
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
         steps = checkpoints.steps
         named = {"last": steps[::-1], "best": checkpoints.by_accuracy()}
-        wanted = named[checkpoint] if isinstance(checkpoint, str) else [checkpoint]
-        if not set(wanted) & set(steps):
+        candidates = named[checkpoint] if isinstance(checkpoint, str) else [checkpoint]
+        if not set(candidates) & set(steps):
             raise InputError(
                 f"{folder} has no checkpoint {checkpoint} (it has {steps or 'none'}): "
                 "train it first, or convert it again"
             )
         step, variables, _ = checkpoints.first_intact(
-            wanted, lambda step: checkpoints.restore(step, like, parts=True)
+            candidates, lambda step: checkpoints.restore(step, like, parts=True)
         )
     total = config.epochs * data.steps_per_epoch(dataset, config.batch_size)
     return Run(folder, config, step, total, dataset, model, variables)
