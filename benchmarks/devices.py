@@ -94,12 +94,12 @@ class _Work:
         shape = (28, 28, 1)
         rng = np.random.default_rng(0)
         info = data.DataInfo("random", shape, 10, TRAIN_IMAGES, TEST_IMAGES, (0.3,), (0.35,))
-        self.mesh = cluster.data_mesh()
+        self.devices = cluster.everywhere()
         images = rng.integers(0, 256, (TEST_IMAGES, *shape), np.uint8)
         self.test = data.ArraySource(images, rng.integers(0, 10, TEST_IMAGES).astype(np.int32))
         model = models.create(network, image_shape=shape, num_classes=10)
         tx = optimizer.make(config.OptimConfig(), total_steps=10_000)
-        self.state = cluster.replicate(step.init_state(model, tx, info, 0), self.mesh)
+        self.state = self.devices.replicate(step.init_state(model, tx, info, 0))
         self.eval_step = step.make_eval_step(model, info)
         self._train_step = step.make_train_step(model, tx, info)
 
@@ -107,13 +107,11 @@ class _Work:
         """One step after the other, each read one step late, as training does."""
         import numpy as np
 
-        from tcl_jax import cluster
-
         before = None
         for number in count():
             rows = np.arange(BATCH) + number * BATCH
             image, label = self.test.gather(rows % TEST_IMAGES)
-            batch = cluster.shard_batch({"image": image, "label": label}, self.mesh)
+            batch = self.devices.put({"image": image, "label": label})
             self.state, metrics = self._train_step(self.state, batch)
             if before:
                 before["loss"].item()
@@ -123,7 +121,7 @@ class _Work:
     def evaluate(self) -> dict[str, float]:
         from tcl_jax.training.loop import evaluate
 
-        return evaluate(self.state, self.eval_step, self.test, BATCH, self.mesh)
+        return evaluate(self.state, self.eval_step, self.test, BATCH, self.devices)
 
 
 def _time(network: str) -> None:

@@ -203,14 +203,14 @@ def _ours(graph: Any, batch: int) -> Callable[..., np.ndarray]:
 
     from tcl_jax import cluster, simulation
 
-    mesh = cluster.data_mesh()
-    lowered = cluster.replicate(simulation.lower(graph), mesh)
+    devices = cluster.everywhere()
+    lowered = devices.replicate(simulation.lower(graph))
     simulate = jax.jit(
         lambda graph, x, timesteps: simulation.simulate(graph, x, timesteps).output.counts,
         static_argnames="timesteps",
     )
     return lambda images, timesteps: np.asarray(
-        simulate(lowered, cluster.shard_batch(images, mesh), timesteps=timesteps)
+        simulate(lowered, devices.put(images), timesteps=timesteps)
     )
 
 
@@ -219,13 +219,11 @@ def _ann(graph: Any, batch: int) -> Callable[..., np.ndarray]:
 
     from tcl_jax import cluster, conversion, simulation
 
-    mesh = cluster.data_mesh()
-    lowered = cluster.replicate(simulation.lower(graph), mesh)
+    devices = cluster.everywhere()
+    lowered = devices.replicate(simulation.lower(graph))
     forward = jax.jit(conversion.evaluate)
-    forward(
-        lowered, cluster.shard_batch(np.zeros((batch, *graph.input.op.shape), np.float32), mesh)
-    )
-    return lambda images, _: np.asarray(forward(lowered, cluster.shard_batch(images, mesh)))
+    forward(lowered, devices.put(np.zeros((batch, *graph.input.op.shape), np.float32)))
+    return lambda images, _: np.asarray(forward(lowered, devices.put(images)))
 
 
 def _write() -> None:

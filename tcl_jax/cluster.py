@@ -1,12 +1,21 @@
-"""Data parallelism: batches split over all devices, everything else on each of them."""
+"""Data parallelism: batches split over the devices of all processes, all else on each of them."""
 
 import os
-from typing import Any
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tcl_jax.errors import InputError
+
+_T = TypeVar("_T")
 
 # Each holds a copy of the parameters.
 _MOST_CPU_DEVICES = 16
@@ -26,28 +35,189 @@ def cores_as_devices(batch_size: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
 
 
-def data_mesh(devices: int | None = None) -> Mesh:
-    """All devices in one row, or so many of them, the axis ``data``."""
-    row = jax.devices()[:devices]
-    # Flax convolutions want Auto axes, where make_mesh defaults to Explicit ones.
-    return jax.make_mesh((len(row),), ("data",), axis_types=(AxisType.Auto,), devices=row)
+@dataclass(frozen=True)
+class Cluster:
+    """The devices that a program runs on, and this process among those that run it.
+
+    All processes run the same program, and must call what communicates (`vote`, `agree`, `gather`,
+    `alone`, `each`, `first`) in the same order.  With one process none of them does anything.
+
+    Attributes:
+        mesh: all devices in one row, the axis ``data``; those of a process side by side.
+        process: this one's number, from 0.
+        processes: how many there are.
+    """
+
+    mesh: Mesh
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process that writes files and speaks to the terminal."""
+        return self.process == 0
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """This process's part of every batch, as `tcl_jax.data` takes it."""
+        return self.process, self.processes
+
+    @property
+    def own(self) -> "Cluster":
+        """This process and its devices alone, for what needs no others."""
+        return _row([d for d in self.mesh.devices.flat if d.process_index == jax.process_index()])
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises InputError where a batch cannot be split evenly over the devices."""
+        if batch_size % self.mesh.size:
+            raise InputError(
+                f"a batch of {batch_size} cannot be split over {self.mesh.size} devices: "
+                f"choose a multiple of {self.mesh.size}"
+            )
+
+    def put(self, batch: Any) -> Any:
+        """A batch laid over all devices, of which each process gives its part (`shard`)."""
+        split = NamedSharding(self.mesh, PartitionSpec("data"))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
+
+    def replicate(self, tree: Any) -> Any:
+        """The same arrays on every device; every process gives all of them, and the same ones."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        if self.processes == 1:
+            return jax.device_put(tree, everywhere)
+        # device_put would ask all the others of each array whether it is the same.
+        put = partial(jax.make_array_from_process_local_data, everywhere)
+        return jax.tree.map(lambda x: put(np.asarray(x)), tree)
+
+    def vote(self, number: int) -> Any:
+        """The largest number that a process gives: asked now, to be read later by `int`.
+
+        Read one step late, it makes no device wait.
+        """
+        if self.processes == 1:
+            return number
+        return _largest(self.put(np.full(self.own.mesh.size, number, np.int32)))
+
+    def agree(self, number: int) -> int:
+        """The largest number that a process gives, on every process."""
+        return int(self.vote(number))
+
+    def gather(self, value: _T) -> list[_T]:
+        """What each process gives, anything that can be pickled, in their order, on every process.
+
+        As bytes, for JAX would round 64 bits to 32.
+        """
+        if self.processes == 1:
+            return [value]
+        content, sizes = self._pickled(value)
+        rows = process_allgather(content)
+        return [pickle.loads(row[:n].tobytes()) for row, n in zip(rows, sizes, strict=True)]
+
+    def alone(self, do: Callable[[], _T]) -> _T:
+        """What the process that writes does for all: its result, or its failure, is everybody's.
+
+        Args:
+            do: what to do; its result can be pickled.
+
+        Raises:
+            InputError: it failed with one, or with an error of the system.
+        """
+        if self.processes == 1:
+            return do()
+        found, error = None, None
+        try:
+            found = do() if self.writes else None
+        except (InputError, OSError) as failure:
+            error = failure
+        # Not gathered, for a whole training state is given so; by bytes, of which sums are exact.
+        content, sizes = self._pickled((found, error))
+        content = broadcast_one_to_all(content)
+        found, failed = pickle.loads(content[: sizes[0]].tobytes())
+        if failed is not None:
+            raise error or failed
+        return cast(_T, found)
+
+    def first(self, make: Callable[[], _T]) -> _T:
+        """What every process makes, the one that writes before the others: files, for example."""
+        made: list[_T] = []
+
+        def keep() -> None:
+            if not made:
+                made.append(make())
+
+        self.alone(keep)
+        self.each(keep)
+        return made[0]
+
+    def each(self, do: Callable[[], _T]) -> _T:
+        """What every process does for itself; where it fails on one, it fails on all.
+
+        Raises:
+            InputError: it failed with one, or with an error of the system.
+        """
+        if self.processes == 1:
+            return do()
+        found, error = None, None
+        try:
+            found = do()
+        except (InputError, OSError) as failure:
+            error = failure
+        for process, failed in enumerate(self.gather(error)):
+            if failed is not None:
+                raise error or InputError(f"process {process} ended: {failed}")
+        return cast(_T, found)
+
+    def _pickled(self, value: Any) -> tuple[np.ndarray, np.ndarray]:
+        """A value as bytes, filled up to the most that a process has, and how many each has."""
+        content = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = np.asarray(process_allgather(np.int32(content.size)))
+        return np.pad(content, (0, int(sizes.max()) - content.size)), sizes
+
+    def check_same(self, **values: Any) -> None:
+        """Raises InputError where processes have different values, which say themselves as text."""
+        first, *others = self.gather({name: str(value) for name, value in values.items()})
+        for process, there in enumerate(others, start=1):
+            for name, value in first.items():
+                if there[name] != value:
+                    raise InputError(
+                        f"process {process} has {name}={there[name]} and process 0 {name}={value}: "
+                        "start all with the same command, and give them the same files"
+                    )
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError where a batch cannot be split evenly."""
-    if batch_size % mesh.size:
+def everywhere() -> Cluster:
+    """All devices of all processes that `jax.distributed` has joined; without it, of this one.
+
+    Raises:
+        InputError: processes differ in their number of devices.
+
+    >>> from tcl_jax import cluster
+    >>> here = cluster.everywhere()
+    >>> here.writes, here.shard, here.agree(3)
+    (True, (0, 1), 3)
+    """
+    # By process, which JAX does not promise, or the rows of one would not lie side by side.
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    each = [sum(d.process_index == p for d in devices) for p in range(jax.process_count())]
+    if len(set(each)) > 1:
         raise InputError(
-            f"a batch of {batch_size} cannot be split over {mesh.size} devices: "
-            f"choose a multiple of {mesh.size}"
+            f"the processes have {each} devices, and each must have as many as any other: "
+            "see to it that all are healthy, and given to one process only"
         )
+    return _row(devices, jax.process_index(), jax.process_count())
 
 
-def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's part of a batch, laid over its devices."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+def here(devices: int | None = None) -> Cluster:
+    """This process alone, with all of its devices or only the first of them."""
+    return _row(jax.local_devices()[:devices])
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def _row(devices: list[jax.Device], process: int = 0, processes: int = 1) -> Cluster:
+    # Flax convolutions want Auto axes, where meshes have Explicit ones by default.
+    mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    return Cluster(mesh, process, processes)
+
+
+@jax.jit
+def _largest(numbers: jax.Array) -> jax.Array:
+    return jnp.max(numbers)

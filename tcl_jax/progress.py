@@ -75,8 +75,13 @@ def say(display: Progress, line: str) -> None:
 
 
 @contextmanager
-def bar(description: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def bar(
+    description: str, *, total: int, unit: str, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
     """One bar, beside the output, where there is a terminal; yields what moves it on."""
+    if not shown:
+        yield lambda amount: None
+        return
     with make(unit, Console(stderr=True)) as display:
         task = display.add_task(description, total=total, note="")
         yield lambda amount: display.advance(task, amount)

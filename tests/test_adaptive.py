@@ -72,14 +72,14 @@ def test_decisions_are_those_of_the_whole_simulation(network, name, slots, chunk
 
 def test_slots_over_devices(network):
     graph, x, labels = network
-    mesh = cluster.data_mesh()
+    four = cluster.everywhere()
     found = decide(
-        cluster.replicate(graph, mesh),
+        four.replicate(graph),
         _batches(x, labels, 8),
         1.0,
         T,
         slots=8,
-        place=lambda tree: cluster.shard_batch(jax.tree.map(np.asarray, tree), mesh),
+        place=lambda tree: four.put(jax.tree.map(np.asarray, tree)),
     )
     expected = record(graph, _batches(x, labels, 8), T).stopped(1.0)
     np.testing.assert_array_equal(found.steps, expected.steps)

@@ -150,10 +150,10 @@ def test_four_devices_give_the_gradient_of_one(lam_shape, rng):
     a = jnp.asarray(rng.integers(0, 24, (8, 5, 3)) / 4, jnp.float32)
     lam = jnp.full(lam_shape, 2.5)
     gradient = jax.jit(jax.grad(lambda a, lam: jnp.sum(clip(a, lam) ** 2), (0, 1)))
-    mesh = cluster.data_mesh()
-    assert mesh.size == 4
-    split = jax.device_put(a, NamedSharding(mesh, PartitionSpec("data")))
-    to_a, to_lam = gradient(split, cluster.replicate(lam, mesh))
+    four = cluster.everywhere()
+    assert four.mesh.size == 4
+    split = jax.device_put(a, NamedSharding(four.mesh, PartitionSpec("data")))
+    to_a, to_lam = gradient(split, four.replicate(lam))
     assert len(to_a.sharding.device_set) == 4
     one_to_a, one_to_lam = gradient(a, lam)
     np.testing.assert_array_equal(to_a, one_to_a)
@@ -168,7 +168,7 @@ def test_shard_map_sums_the_lambda_gradient_over_devices(lam_shape, rng):
     split, whole = PartitionSpec("data"), PartitionSpec()
     parts = jax.shard_map(
         lambda a, lam: jax.lax.psum(loss(a, lam), "data"),
-        mesh=cluster.data_mesh(),
+        mesh=cluster.everywhere().mesh,
         in_specs=(split, whole),
         out_specs=whole,
     )

@@ -13,7 +13,6 @@ import pytest
 from cli import ROOT, succeed
 from cli import converted as converted
 from cli import trained as trained
-from jax.sharding import AxisType
 
 from tcl_jax import cluster, data, models
 from tcl_jax.training import build_model, config, optimizer, presets
@@ -30,18 +29,18 @@ def test_four_devices_train_as_one_does():
     Batch norm is over the whole batch: statistics of each device's part would show here.
     """
     preset, dataset = presets.PRESETS.find("digits-cnet"), data.load("digits")
-    four = cluster.data_mesh()
-    one = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    four = cluster.everywhere()
+    one = cluster.here(1)
     model = build_model(preset, dataset.info)
     tx = optimizer.make(preset.optim, total_steps=100)
     step = make_train_step(model, tx, dataset.info)
     batches = data.train_batches(dataset, batch_size=preset.batch_size, seed=preset.seed)
     before = jax.device_get(init_state(model, tx, dataset.info, preset.seed))
     for batch in itertools.islice(batches, 5):
-        parts = cluster.shard_batch(batch, four)
+        parts = four.put(batch)
         assert [len(shard.data) for shard in parts["image"].addressable_shards] == [16] * 4
-        of_one, _ = step(cluster.replicate(before, one), cluster.shard_batch(batch, one))
-        of_four, _ = step(cluster.replicate(before, four), parts)
+        of_one, _ = step(one.replicate(before), one.put(batch))
+        of_four, _ = step(four.replicate(before), parts)
         after, found = jax.device_get((of_one, of_four))
         for was, expected, value in zip(*map(jax.tree.leaves, (before, after, found)), strict=True):
             change = np.max(np.abs(np.asarray(expected, np.float64) - was), initial=0)
@@ -99,19 +98,19 @@ def test_devices_evaluate_each_on_its_own():
     images = rng.integers(0, 256, (150, 8, 8, 1), np.uint8)
     labels = rng.integers(0, 10, 150).astype(np.int32)
     model = models.create("cnet", image_shape=(8, 8, 1), num_classes=10)
-    mesh = cluster.data_mesh()
-    assert mesh.size == 4
+    four = cluster.everywhere()
+    assert four.mesh.size == 4
     tx = optimizer.make(config.OptimConfig(), total_steps=10)
-    state = cluster.replicate(init_state(model, tx, info, 0), mesh)
+    state = four.replicate(init_state(model, tx, info, 0))
     step = make_eval_step(model, info)
     source = data.ArraySource(images, labels)
     calls = []
-    found = evaluate(state, step, source, 32, mesh, done=lambda: calls.append(len(calls)))
+    found = evaluate(state, step, source, 32, four, done=lambda: calls.append(len(calls)))
     assert len(calls) == 5 and step._cache_size() == 1
 
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     (batch, *_) = data.eval_batches(source, batch_size=32)
-    traced = step.lower(variables, no_sums(mesh), cluster.shard_batch(batch, mesh))
+    traced = step.lower(variables, no_sums(four.mesh), four.put(batch))
     program = traced.compile().as_text()
     assert "num_partitions=4" in program
     assert not re.findall("all-|reduce-scatter|collective|send|recv", program)

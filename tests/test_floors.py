@@ -16,7 +16,7 @@ REPOSITORY = PACKAGE.parent
 
 FLOORS = (
     "errors pytrees",
-    "letters promotion provenance record registry",
+    "letters promotion provenance record registry storage",
     "clipping cluster pixels progress",
     "data graph models",
     "simulation tracing",
@@ -32,7 +32,7 @@ LIBRARIES = {
     "flax": "clipping models runs training",
     "matplotlib": "report runs",
     "optax": "training",
-    "orbax": "graph training",
+    "orbax": "graph storage training",
     "rich": "cli progress report runs",
     "sklearn": "data",
     "tensorflow_datasets": "data",

@@ -280,11 +280,9 @@ def test_devices_and_batches_do_not_matter(weights, images):
     graph = simulation.quantise(convert(_network, weights, images), images)
     simulate = jax.jit(simulation.simulate, static_argnums=2)
     whole = simulate(graph, images, LATENCY)
-    mesh = cluster.data_mesh()
-    assert mesh.size == 4
-    spread = simulate(
-        cluster.replicate(graph, mesh), cluster.shard_batch(np.asarray(images), mesh), LATENCY
-    )
+    four = cluster.everywhere()
+    assert four.mesh.size == 4
+    spread = simulate(four.replicate(graph), four.put(np.asarray(images)), LATENCY)
     lowered = simulate(simulation.lower(graph, "cpu"), images, LATENCY)
     single = [simulate(graph, x[None], LATENCY) for x in images]
     alone = jax.tree.map(lambda *states: np.concatenate(states), *single)

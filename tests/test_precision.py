@@ -99,7 +99,7 @@ def test_an_evaluation_multiplies_as_it_is_told(precision):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     batch = {"image": jnp.zeros((8, 8, 8, 1), jnp.uint8), "label": jnp.zeros(8, jnp.int32)}
     batch["mask"] = jnp.ones(8, bool)
-    traced = step.trace(variables, no_sums(cluster.data_mesh()), batch)
+    traced = step.trace(variables, no_sums(cluster.everywhere().mesh), batch)
     lowered = traced.lower(lowering_platforms=("tpu",))
     products = re.findall(r".*stablehlo\.(?:dot_general|convolution).*", lowered.as_text())
     assert len(products) == 6

@@ -229,13 +229,13 @@ def test_batches_of_any_size_give_the_same_curve(network, images, labels):
 def test_four_devices_count_as_one_does(network, images, labels):
     count = partial(simulation.correct_by_latency, timesteps=12)
     mask = jnp.arange(16) < 13
-    mesh = cluster.data_mesh()
-    assert mesh.size == 4
-    batch = cluster.shard_batch(
-        {"image": np.asarray(images), "label": np.asarray(labels), "mask": np.asarray(mask)}, mesh
+    four = cluster.everywhere()
+    assert four.mesh.size == 4
+    batch = four.put(
+        {"image": np.asarray(images), "label": np.asarray(labels), "mask": np.asarray(mask)}
     )
     assert len(batch["image"].sharding.device_set) == 4
-    split = count(cluster.replicate(network, mesh), batch["image"], batch["label"], batch["mask"])
+    split = count(four.replicate(network), batch["image"], batch["label"], batch["mask"])
     one = count(network, images, labels, mask)
     assert len(set(one.tolist())) > 1
     np.testing.assert_array_equal(split, one)

@@ -11,9 +11,11 @@ with ends_at_ctrl_c():  # these take seconds
 
     from tcl_jax.calibration import NORMS
     from tcl_jax.cli.options import Folder, Whole, check_options, command
+    from tcl_jax.cli.processes import ALONE, Processes
     from tcl_jax.errors import InputError
     from tcl_jax.report.tables import print_conversion, print_layers
     from tcl_jax.runs.convert import convert_run
+    from tcl_jax.runs.converted import Converted
     from tcl_jax.runs.report import report_run
     from tcl_jax.runs.trained import open_run
 
@@ -51,6 +53,7 @@ class Options:
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     raw_dir: Folder = None
     """Where the data set's raw files lie."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 
 @reported_at_exit(Options)
@@ -58,16 +61,24 @@ def main() -> int:
     o = check_options(Options)
     if o.report_images < 0 or min(o.report_timesteps, default=0) < 1:
         raise InputError("--report-images must not be negative, and --report-timesteps above 0")
-    run = open_run(o.run, checkpoint=o.checkpoint, data_dir=o.data_dir, raw_dir=o.raw_dir)
-    converted = convert_run(
-        run,
-        norm=o.norm,
-        snn=o.snn,
-        calibration_images=o.calibration_images,
-        verification_images=o.verification_images,
-        images=o.images,
-        batch_size=o.batch_size,
-    )
+    data = {"data_dir": o.data_dir, "raw_dir": o.raw_dir}
+    with o.processes.joined(batch_size=1) as cluster:  # what is converted is on one device
+        run = cluster.first(lambda: open_run(o.run, checkpoint=o.checkpoint, **data))
+        converted = convert_run(
+            run,
+            norm=o.norm,
+            snn=o.snn,
+            calibration_images=o.calibration_images,
+            verification_images=o.verification_images,
+            images=o.images,
+            batch_size=o.batch_size,
+            cluster=cluster,
+        )
+        cluster.alone(lambda: _report(o, converted))
+    return 0
+
+
+def _report(o: Options, converted: Converted) -> None:
     print_conversion(converted.artifact.about)
     if o.report_images:
         layers = report_run(
@@ -80,4 +91,3 @@ def main() -> int:
     named = () if o.snn == Options.snn else ("--snn", o.snn)
     then = command("simulate", o.run, *named, "--timesteps", 100)
     print(f"wrote {o.run / o.snn}; next: {then}")
-    return 0

@@ -10,11 +10,11 @@ with ends_at_ctrl_c():  # these take seconds
     import tyro
 
     from tcl_jax.cli.options import Folder, Whole, check_options
-    from tcl_jax.cluster import cores_as_devices
+    from tcl_jax.cli.processes import ALONE, Processes
     from tcl_jax.errors import InputError
     from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
     from tcl_jax.runs.adapt import adapt_run
-    from tcl_jax.runs.simulate import latencies, simulate_run
+    from tcl_jax.runs.simulate import Simulated, latencies, simulate_run
     from tcl_jax.simulation.coding import CODINGS
     from tcl_jax.simulation.energy import FLOAT32, OperationCost
     from tcl_jax.simulation.neurons import NEURONS
@@ -59,7 +59,7 @@ class Options:
     images: Whole = None
     """Number of test images (default: all)."""
     batch_size: int = 100
-    """Images at a time."""
+    """Images at a time, on each process."""
     energy: bool = False
     """Count synaptic operations and estimate their energy: energy.json, energy.csv, energy.png."""
     cost: tyro.conf.OmitArgPrefixes[OperationCost] = FLOAT32
@@ -77,6 +77,7 @@ class Options:
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     raw_dir: Folder = None
     """Where the data set's raw files lie."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
     def settings(self) -> Simulation:
         return Simulation(
@@ -92,8 +93,6 @@ class Options:
 def main() -> int:
     of_neurons = {f"--{f.name}": f"--neurons if:{f.name}=..." for f in fields(NEURONS["if"])}
     o = check_options(Options, instead=of_neurons)
-    if o.batch_size > 0:  # else refused below
-        cores_as_devices(o.batch_size)
     if o.adaptive and o.energy:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
     how: dict[str, Any] = {
@@ -106,14 +105,25 @@ def main() -> int:
         "data_dir": o.data_dir,
         "raw_dir": o.raw_dir,
     }
-    if o.adaptive:
-        counted: dict[str, Any] = {
-            "max_loss": o.max_loss,
-            "calibration_images": o.calibration_images,
-        }
-        print_adaptive(adapt_run(o.run, **counted, **how))
-        return 0
-    curve, summary, energy = simulate_run(o.run, cost=o.cost if o.energy else None, **how)
+    with o.processes.joined(o.batch_size) as cluster:
+        if o.adaptive:
+            counted: dict[str, Any] = {
+                "max_loss": o.max_loss,
+                "calibration_images": o.calibration_images,
+            }
+            adapted = adapt_run(o.run, cluster=cluster, **counted, **how)
+            if cluster.writes:
+                print_adaptive(adapted)
+            return 0
+        cost = o.cost if o.energy else None
+        simulated = simulate_run(o.run, cost=cost, cluster=cluster, **how)
+        if cluster.writes:
+            _print(o, simulated)
+    return 0
+
+
+def _print(o: Options, simulated: Simulated) -> None:
+    curve, summary, energy = simulated
     title = (
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, "
         f"{summary['norm']} norm, {summary['readout']} readout"
@@ -121,4 +131,3 @@ def main() -> int:
     print_curve(list(curve), summary["ann_accuracy_in"], latencies(o.timesteps), title)
     if energy is not None:
         print_energy(energy, list(curve), summary["ann_accuracy"])
-    return 0

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import NoReturn
@@ -79,15 +80,34 @@ def reported_at_exit(options: type | None = None) -> Iterator[None]:
     except (InputError, OSError) as error:
         sentence = _sentence(error, options)
         if sentence is None:
+            _leave_others(1, error)
             raise
         sys.unraisablehook = lambda _: None
         with contextlib.suppress(OSError):  # standard error may be closed as well
             print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+        _leave_others(2)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             _flush()
         _end_at_once()
+    except Exception as error:
+        _leave_others(1, error)
+        raise
+
+
+def _leave_others(status: int, error: BaseException | None = None) -> None:
+    """Among several processes, end at once: at the interpreter's end JAX waits for the others.
+
+    They would wait for this one, minutes long, where its end would have told them.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        with contextlib.suppress(OSError):
+            if error is not None:
+                traceback.print_exception(error)
+            _flush()
+        os._exit(status)
 
 
 def _flush() -> None:

@@ -12,8 +12,8 @@ with ends_at_ctrl_c():  # these take seconds
     import tyro
 
     from tcl_jax.cli.options import Folder, check_options, command, preset_and_options, program
-    from tcl_jax.cluster import cores_as_devices
-    from tcl_jax.training import fit, presets
+    from tcl_jax.cli.processes import ALONE, Processes
+    from tcl_jax.training import Result, fit, presets
     from tcl_jax.training.config import Config
 
 
@@ -30,6 +30,7 @@ class Options:
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     raw_dir: Folder = None
     """Where the data set's raw files lie, for a machine that cannot download them."""
+    processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 
 @reported_at_exit(Options)
@@ -37,18 +38,25 @@ def main() -> int:
     name, arguments = preset_and_options(presets.PRESETS)
     default = Options(presets.PRESETS.find(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"{program()} {name}")
-    cores_as_devices(options.config.batch_size)
-    result = fit(
-        options.config,
-        options.workdir,
-        resume=options.resume,
-        data_dir=options.data_dir,
-        raw_dir=options.raw_dir,
-    )
+    with options.processes.joined(options.config.batch_size) as cluster:
+        result = fit(
+            options.config,
+            options.workdir,
+            resume=options.resume,
+            data_dir=options.data_dir,
+            raw_dir=options.raw_dir,
+            cluster=cluster,
+        )
+    if cluster.writes:
+        _say(options, result)
+    return 130 if result.stopped_by == signal.SIGINT else 0
+
+
+def _say(options: Options, result: Result) -> None:
+    """How it ended, and what to run next."""
     if result.stopped_by is not None:
         again = [a for a in sys.argv[1:] if a != "--resume"] + ["--resume"]
         print(f"stopped and saved at step {result.step}; to go on: {command('train', *again)}")
-        return 130 if result.stopped_by == signal.SIGINT else 0
+        return
     done = "finished" if result.test_accuracy is not None else "was finished already"
     print(f"{done}: {options.workdir}; next: {command('convert', options.workdir)}")
-    return 0

@@ -20,6 +20,7 @@ from tcl_jax.errors import InputError, first_line
 from tcl_jax.pixels import standardize
 from tcl_jax.promotion import wider
 from tcl_jax.record import crc32, remove, write_json
+from tcl_jax.storage import of_this_process
 
 VERSION = 3
 GRAPH = "graph.json"
@@ -100,8 +101,8 @@ def save(artifact: Artifact, folder: Path | str) -> None:
     content = json.loads(json.dumps(content))  # as it will be read: keys become text
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(place, arrays)
+        with ocp.StandardCheckpointer(multiprocessing_options=of_this_process()) as checkpointer:
+            checkpointer.save(place, jax.device_get(arrays))
         old = _unneeded(folder)
         described = {"version": VERSION, "crc32": crc32(content), **content}
         write_json(folder / GRAPH, described, indent=1)
@@ -221,7 +222,7 @@ def _read(folder: Path, content: dict[str, Any], version: int) -> Artifact:
     ]
     # To the host: the devices that they were saved from may be on another machine.
     like = {d["array"]: np.empty(d["shape"], jnp.dtype(d["dtype"])) for d in described}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=of_this_process()) as checkpointer:
         arrays = checkpointer.restore(folder / content["arrays"], like)
     for d in described:
         if crc32(np.asarray(arrays[d["array"]])) != d["crc32"]:

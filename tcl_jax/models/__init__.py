@@ -70,7 +70,7 @@ def create(
         num_classes: number of logits.
         tcl: clip every ReLU at a trainable λ; False gives the plain network of the baselines.
         lam: λ of every layer before training.
-        dtype: computation type.  Parameters, batch statistics, λ and logits stay float32.
+        dtype: computation type.  Parameters, batch statistics and λ stay float32, logits too.
 
     Raises:
         InputError: unknown name, images too small for the network, or λ ≤ 0.

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm, flatten, halve
+from tcl_jax.models.layers import Activation, ConvNorm, flatten, halve, logits
 
 
 class CNET(nn.Module):
@@ -36,7 +36,7 @@ class CNET(nn.Module):
             x = halve(x)
         x = nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(flatten(x))
         x = Activation(self.tcl, self.lam, name="act5")(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc2")(x).astype(jnp.float32)
+        return logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc2")(x))
 
 
 cnn4 = partial(CNET, hidden=512)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, flatten, halve
+from tcl_jax.models.layers import Activation, flatten, halve, logits
 
 # Without batch norm, activations have the scale that the first kernels give them: by fan-in, which
 # keeps it from layer to layer.
@@ -46,4 +46,4 @@ class CNN3(nn.Module):
         x = nn.Dense(64, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype, name="fc1")(x)
         x = Activation(self.tcl, self.lam, name="act4")(x)
         x = nn.Dense(self.num_classes, use_bias=False, dtype=self.dtype, name="fc2")(x)
-        return x.astype(jnp.float32)
+        return logits(x)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm, average
+from tcl_jax.models.layers import Activation, ConvNorm, average, logits
 
 
 @dataclass(frozen=True)
@@ -153,4 +153,4 @@ class InceptionV3(nn.Module):
         for name, branches in {"stem": (_STEM,), **_BLOCKS}.items():
             x = Mixed(branches, self.tcl, self.lam, self.dtype, name=name)(x, train=train)
         x = x.mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+        return logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tcl_jax.clipping import TCL
-from tcl_jax.promotion import implicit
+from tcl_jax.promotion import implicit, wider
 
 # He et al. 2015, by fan-out as in the residual networks' reference code.
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
@@ -87,3 +87,8 @@ def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 def flatten(x: Float[Array, "b ..."]) -> Float[Array, "b n"]:
     return x.reshape(x.shape[0], -1)
+
+
+def logits(x: Float[Array, "b classes"]) -> Float[Array, "b classes"]:
+    """What a network gives: float32 at least, for a loss is small differences of large numbers."""
+    return x.astype(wider(x.dtype, jnp.float32))

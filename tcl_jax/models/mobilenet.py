@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm
+from tcl_jax.models.layers import Activation, ConvNorm, logits
 
 # Channels and strides, by block.
 _BLOCKS = (
@@ -63,7 +63,7 @@ class MobileNet(nn.Module):
                 features, strides, self.tcl, self.lam, self.dtype, name=f"block{block}"
             )(x, train=train)
         x = x.mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+        return logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
 
 
 mobilenet = partial(MobileNet, stem_strides=1)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm, average
+from tcl_jax.models.layers import Activation, ConvNorm, average, logits
 
 
 class BasicBlock(nn.Module):
@@ -101,7 +101,7 @@ class ResNet(nn.Module):
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train=train)
         x = x.mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+        return logits(nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
 
 
 resnet20 = partial(ResNet, blocks=(3, 3, 3), width=16)

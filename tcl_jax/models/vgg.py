@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tcl_jax.models.layers import Activation, ConvNorm, flatten, halve
+from tcl_jax.models.layers import Activation, ConvNorm, flatten, halve, logits
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -45,7 +45,7 @@ class VGG(nn.Module):
             x = nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x)
             x = Activation(self.tcl, self.lam, name=f"act{layer + i}")(x)
         last = f"fc{len(self.hidden) + 1}"
-        return nn.Dense(self.num_classes, dtype=self.dtype, name=last)(x).astype(jnp.float32)
+        return logits(nn.Dense(self.num_classes, dtype=self.dtype, name=last)(x))
 
 
 vgg16 = partial(VGG, hidden=(512, 512))

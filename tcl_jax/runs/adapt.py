@@ -1,22 +1,26 @@
 """Adaptive latency of a run: calibrated on held-out images, measured on test images."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from tcl_jax import cluster, progress, provenance
+from tcl_jax import progress, provenance
+from tcl_jax.cluster import Cluster, everywhere
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
 from tcl_jax.record import write_json
 from tcl_jax.report.plots import plot_adaptive
+from tcl_jax.runs.batches import Split, part
 from tcl_jax.runs.converted import open_converted
 from tcl_jax.runs.simulate import check_numbers
 from tcl_jax.simulation.adaptive import (
+    Decisions,
+    Record,
     calibrate,
     check_calibration,
     check_coding,
@@ -28,6 +32,7 @@ from tcl_jax.simulation.settings import PAPER, Simulation
 
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
 _T = TypeVar("_T")
+_Found = TypeVar("_Found", Record, Decisions)
 
 
 def adapt_run(
@@ -43,6 +48,7 @@ def adapt_run(
     batch_size: int = 100,
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Adaptive latency on test images, beside fixed T on the same ones.
 
@@ -62,9 +68,10 @@ def adapt_run(
         output: folder to write to; the run's for ``snn``, else the spiking network's.
         images: number of test images; None takes all.
         calibration_images: number of training images, from the last.
-        batch_size: images at a time, over all devices.
+        batch_size: images at a time, over all devices of one process.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
+        cluster: as `simulate_run` takes it.
 
     Returns:
         What `adaptive.json` holds.
@@ -76,41 +83,49 @@ def adapt_run(
     counts = {"batch_size": batch_size, "images": images, "calibration_images": calibration_images}
     check_numbers(timesteps, settings.delay, **counts)
     check_coding(settings)
-    converted = open_converted(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    everyone = cluster or everywhere()
+    data = {"data_dir": data_dir, "raw_dir": raw_dir}
+    converted = everyone.first(lambda: open_converted(folder, snn, **data))
     artifact, about, info = converted.artifact, converted.artifact.about, converted.dataset.info
     fingerprint = artifacts.fingerprint(converted.place)
     held = min(calibration_images, info.num_train)
     total = min(images or info.num_test, info.num_test)
     check_calibration(max_loss / 100, held)
     output = output or converted.results
-    output.mkdir(parents=True, exist_ok=True)
-    mesh = cluster.data_mesh()
-    cluster.check_batch_size(batch_size, mesh)
-    graph = cluster.replicate(lower(artifact.graph), mesh)
+    own = everyone.own
+    own.check_batch_size(batch_size)
+    same = {"timesteps": timesteps, "images": total, "max_loss": max_loss, **counts}
+    everyone.check_same(network=fingerprint, **(same | settings.said()))
+    everyone.alone(lambda: output.mkdir(parents=True, exist_ok=True))
+    graph = own.replicate(lower(artifact.graph))
 
-    def tested() -> Iterator[dict[str, Any]]:
-        return converted.batches("test", batch_size, limit=total, mesh=mesh)
+    def of_all(
+        what: str, split: Split, start: int, images: int, find: Callable[[Any, Any], _Found]
+    ) -> _Found:
+        """What all processes find, each in its part of so many images from the start on."""
+        first, limit = part(images, batch_size, everyone)
+        which: dict[str, Any] = {"first": start + first, "limit": limit, "cluster": own}
+        batches = converted.batches(split, batch_size, **which)
+        with progress.bar(what, total=limit, unit="images", shown=everyone.writes) as done:
+            return _together(everyone.gather(find(batches, done) if limit else None))
 
-    def adaptive(batches: Iterator[dict[str, Any]], bound: float, **more: Any) -> Any:
+    def recorded(batches: Any, done: Any) -> Record:
+        return record(graph, batches, timesteps, settings, done=done)
+
+    def adaptive(batches: Any, done: Any) -> Decisions:
         def place(tree: Any) -> Any:
-            return cluster.shard_batch(jax.tree.map(np.asarray, tree), mesh)
+            return own.put(jax.tree.map(np.asarray, tree))
 
-        return decide(
-            graph, batches, bound, timesteps, settings, slots=batch_size, place=place, **more
-        )
+        how: dict[str, Any] = {"slots": batch_size, "place": place, "done": done}
+        return decide(graph, batches, bound, timesteps, settings, **how)
 
-    with progress.bar("calibrating", total=held, unit="images") as done:
-        # Norm-factors are read from the first ones.
-        batches = converted.batches("train", batch_size, first=info.num_train - held, mesh=mesh)
-        held_out = record(graph, batches, timesteps, settings, done=done)
+    # Norm-factors are read from the first ones.
+    held_out = of_all("calibrating", "train", info.num_train - held, held, recorded)
     bound = calibrate(held_out, max_loss / 100)
-    with progress.bar("at fixed T", total=total, unit="images") as done:
-        fixed, fixed_seconds = _timed(
-            lambda: record(graph, tested(), timesteps, settings, done=done)
-        )
-    adaptive(islice(tested(), 1), -np.inf)  # compiles
-    with progress.bar("adaptively", total=total, unit="images") as done:
-        found, seconds = _timed(lambda: adaptive(tested(), bound, done=done))
+    fixed, fixed_seconds = _timed(lambda: of_all("at fixed T", "test", 0, total, recorded))
+    one = min(batch_size, total)
+    adaptive(converted.batches("test", batch_size, limit=one, cluster=own), lambda images: None)
+    found, seconds = _timed(lambda: of_all("adaptively", "test", 0, total, adaptive))
 
     expected, calibrated = fixed.stopped(bound), held_out.stopped(bound)
     differ = (expected.classes != found.classes) | (expected.steps != found.steps)
@@ -151,15 +166,28 @@ def adapt_run(
         **precision(artifact.graph),
         **provenance.describe(),
     }
-    write_json(output / "adaptive.json", content)
-    plot_adaptive(
-        content["stopped_at"],
-        fixed.accuracy.tolist(),
-        found.accuracy,
-        output / "adaptive.png",
-        title=f"{content['network']} on {content['data']}, {content['images']} test images",
-    )
+
+    def write() -> None:
+        write_json(output / "adaptive.json", content)
+        plot_adaptive(
+            content["stopped_at"],
+            fixed.accuracy.tolist(),
+            found.accuracy,
+            output / "adaptive.png",
+            title=f"{content['network']} on {content['data']}, {content['images']} test images",
+        )
+
+    everyone.alone(write)
     return content
+
+
+def _together(parts: list[_Found | None]) -> _Found:
+    """Of records, or decisions, of parts of the images in their order: the one of all of them."""
+    known = [part for part in parts if part is not None]
+    names = [field.name for field in dataclasses.fields(known[0])]
+    return type(known[0])(
+        **{name: np.concatenate([getattr(p, name) for p in known], -1) for name in names}
+    )
 
 
 def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:

@@ -5,10 +5,10 @@ from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from tcl_jax import cluster, data
+from tcl_jax import data
+from tcl_jax.cluster import Cluster, here
 from tcl_jax.errors import InputError
 
 Split = Literal["train", "test"]
@@ -23,7 +23,7 @@ def standardised(
     *,
     first: int = 0,
     limit: int | None = None,
-    mesh: Mesh | None = None,
+    cluster: Cluster | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One pass over a split in batches of one size, laid over devices.
 
@@ -31,22 +31,41 @@ def standardised(
         dataset: has the splits.
         standardize: of images.
         split: which.
-        batch_size: images at a time, over all devices.
+        batch_size: images at a time, over all devices of the cluster.
         first: number of the first image.
         limit: the most images; None takes all.
-        mesh: the devices; the first alone when None.
+        cluster: the devices; the first of this process alone when None.
 
     Yields:
         ``image``, standardised, and ``label`` and ``mask`` as `data.eval_batches` has them.
     """
-    mesh = mesh or cluster.data_mesh(1)
+    cluster = cluster or here(1)
+    if limit == 0:  # a process that has no part of so few
+        return
+    which: dict[str, Any] = {"first": first, "limit": limit, "shard": cluster.shard}
     source = getattr(dataset, split)
-    with closing(
-        data.eval_batches(source, batch_size=batch_size, first=first, limit=limit)
-    ) as batches:
+    with closing(data.eval_batches(source, batch_size=batch_size, **which)) as batches:
         for batch in batches:
-            sharded = cluster.shard_batch(dict(batch), mesh)
-            yield sharded | {"image": standardize(sharded["image"])}
+            laid = cluster.put(dict(batch))
+            yield laid | {"image": standardize(laid["image"])}
+
+
+def part(images: int, batch_size: int, cluster: Cluster) -> tuple[int, int]:
+    """Of so many images, those that are for this process: the number of the first, and how many.
+
+    Whole batches, so that each image is computed beside the same others, and what is found of it is
+    the same bit for bit, however many processes there are.
+
+    >>> from tcl_jax.cluster import Cluster, here
+    >>> [part(950, 100, Cluster(here().mesh, process, 3)) for process in range(3)]
+    [(0, 300), (300, 300), (600, 350)]
+    """
+    batches = -(-images // batch_size)
+    first, end = (
+        min(batches * process // cluster.processes * batch_size, images)
+        for process in (cluster.process, cluster.process + 1)
+    )
+    return first, end - first
 
 
 def check_counts(**counts: int | None) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from tcl_jax import graph as g
 from tcl_jax import progress, provenance
 from tcl_jax.calibration import calibrate, norm_method, with_norms
+from tcl_jax.cluster import Cluster, everywhere
 from tcl_jax.conversion.proof import Stages, compiled, prove
 from tcl_jax.errors import InputError
 from tcl_jax.graph import artifact as artifacts
@@ -20,7 +21,7 @@ from tcl_jax.graph.artifact import Artifact
 from tcl_jax.graph.fold import fold
 from tcl_jax.graph.normalise import normalise
 from tcl_jax.record import free
-from tcl_jax.runs.batches import check_counts, images_of
+from tcl_jax.runs.batches import check_counts, images_of, part
 from tcl_jax.runs.converted import LAYER_REPORT, RESULTS, Converted, packed, results_folder
 from tcl_jax.runs.trained import Run
 from tcl_jax.tracing.trace import traced
@@ -36,6 +37,7 @@ def convert_run(
     verification_images: int = 1000,
     images: int | None = None,
     batch_size: int = 100,
+    cluster: Cluster | None = None,
 ) -> Converted:
     """Convert a run's network and save it as an artifact within the run's folder.
 
@@ -51,6 +53,8 @@ def convert_run(
         images: test images on which the trained network is evaluated, to be compared with the
             spiking one on as many or fewer; None takes all.
         batch_size: images at a time.
+        cluster: the processes, each of which calls this and evaluates the trained network on a part
+            of the images; the first alone writes.  All there are when None.
 
     Returns:
         What was saved, with its data.
@@ -59,12 +63,13 @@ def convert_run(
         InputError: a number is not above 0, `snn` is no name or is taken, the norm does not
             fit the network, or the converted network does not compute the same.
     """
-    check_counts(
-        calibration_images=calibration_images,
-        verification_images=verification_images,
-        images=images,
-        batch_size=batch_size,
-    )
+    counts = {
+        "calibration_images": calibration_images,
+        "verification_images": verification_images,
+        "images": images,
+        "batch_size": batch_size,
+    }
+    check_counts(**counts)
     # What is there of that name will be replaced: it had better be a spiking network.
     target = run.folder / snn
     if Path(snn).name != snn or not artifacts.is_place(target):
@@ -74,6 +79,9 @@ def convert_run(
             "snn",
         )
     method = norm_method(norm)
+    cluster = cluster or everywhere()
+    trained = provenance.fingerprint(config=run.config)
+    cluster.check_same(run=trained, checkpoint=run.step, norm=method, snn=snn, **counts)
     info = run.dataset.info
     network, epsilon = traced(run.logits, _like(run, 1))
     folded = fold(network)
@@ -101,7 +109,7 @@ def convert_run(
             "max_abs_logit_difference_folded": proof.folded,
             "max_abs_logit_difference_normalised": proof.normalised,
         },
-        "ann": _evaluated(run, function, images or info.num_test, batch_size),
+        "ann": _evaluated(run, function, images or info.num_test, batch_size, cluster),
         "network": run.config.model.name,
         "tcl": run.config.model.tcl,
         "trained_in": run.trained_in,
@@ -118,10 +126,14 @@ def convert_run(
         **provenance.describe(),
     }
     artifact = Artifact(stages.normalised, about)
-    before = artifacts.fingerprint(target)
-    artifacts.save(artifact, target)
-    if before != artifacts.fingerprint(target):
-        _set_aside_results(run.folder, snn, before)
+
+    def write() -> None:
+        before = artifacts.fingerprint(target)
+        artifacts.save(artifact, target)
+        if before != artifacts.fingerprint(target):
+            _set_aside_results(run.folder, snn, before)
+
+    cluster.alone(write)
     return Converted(run.folder, snn, artifact, run.dataset)
 
 
@@ -145,7 +157,7 @@ def _like(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:
 
 
 def _evaluated(
-    run: Run, function: Callable[[Array], Array], images: int, batch_size: int
+    run: Run, function: Callable[[Array], Array], images: int, batch_size: int, cluster: Cluster
 ) -> dict[str, Any]:
     """Which test images the trained network gets right, in float32 and as it was trained.
 
@@ -158,8 +170,9 @@ def _evaluated(
     images = min(images, run.dataset.info.num_test)
     right: dict[str, list[np.ndarray]] = {dtype: [] for dtype in networks}
     same, difference = 0, 0.0
-    with progress.bar("evaluating", total=images, unit="images") as done:
-        for batch in run.batches("test", batch_size, limit=images):
+    first, limit = part(images, batch_size, cluster)
+    with progress.bar("evaluating", total=limit, unit="images", shown=cluster.writes) as done:
+        for batch in run.batches("test", batch_size, first=first, limit=limit):
             label, mask = np.asarray(batch["label"]), np.asarray(batch["mask"])
             logits = {
                 t: np.asarray(f(batch["image"]), np.float64)[mask] for t, f in networks.items()
@@ -170,7 +183,9 @@ def _evaluated(
             same += int(np.sum(exact.argmax(-1) == as_trained.argmax(-1)))
             difference = max(difference, float(np.abs(exact - as_trained).max()))
             done(len(exact))
-    which = {dtype: np.concatenate(of_batches) for dtype, of_batches in right.items()}
+    parts, counts, differences = zip(*cluster.gather((right, same, difference)), strict=True)
+    same, difference = sum(counts), max(differences)
+    which = {dtype: np.concatenate([b for p in parts for b in p[dtype]]) for dtype in networks}
     known = {
         "images": images,
         "accuracy": {dtype: float(found.mean()) for dtype, found in which.items()},

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from tcl_jax import cluster, progress, provenance
+from tcl_jax import progress, provenance
+from tcl_jax.cluster import Cluster, everywhere
 from tcl_jax.errors import InputError
 from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph import precision
 from tcl_jax.record import whole, write_json
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
-from tcl_jax.runs.batches import check_counts
+from tcl_jax.runs.batches import check_counts, part
 from tcl_jax.runs.converted import open_converted
 from tcl_jax.simulation.energy import OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
@@ -52,6 +53,7 @@ def simulate_run(
     cost: OperationCost | None = None,
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
+    cluster: Cluster | None = None,
 ) -> Simulated:
     """Accuracy against latency on test images, beside the trained network's on the same ones.
 
@@ -68,17 +70,21 @@ def simulate_run(
         snn: name of the spiking network within the run's folder.
         output: folder to write to; the run's for ``snn``, else the spiking network's.
         images: number of test images; None takes all.
-        batch_size: images at a time, over all devices.
+        batch_size: images at a time, over all devices of one process.
         cost: of operations; None does not count them.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
+        cluster: the devices, and the processes, each of which calls this, sees the run's folder and
+            simulates a part of the images; all there are when None.
 
     Raises:
         InputError: a number is out of range, there is no such spiking network or it is damaged, or
             the trained one was evaluated on fewer images.
     """
     check_numbers(timesteps, settings.delay, batch_size=batch_size, images=images)
-    converted = open_converted(folder, snn, data_dir=data_dir, raw_dir=raw_dir)
+    cluster = cluster or everywhere()
+    data = {"data_dir": data_dir, "raw_dir": raw_dir}
+    converted = cluster.first(lambda: open_converted(folder, snn, **data))
     artifact, about = converted.artifact, converted.artifact.about
     fingerprint = artifacts.fingerprint(converted.place)
     total = converted.dataset.info.num_test
@@ -86,20 +92,22 @@ def simulate_run(
     ann = converted.ann_accuracy(count)
     ann_accuracy = ann["float32"]
     output = output or converted.results
-    output.mkdir(parents=True, exist_ok=True)
-    mesh = cluster.data_mesh()
-    cluster.check_batch_size(batch_size, mesh)
-    with progress.bar("simulating", total=count, unit="images") as done:
-        graph = cluster.replicate(lower(artifact.graph), mesh)
-        batches = converted.batches("test", batch_size, limit=count, mesh=mesh)
+    own = cluster.own
+    own.check_batch_size(batch_size)
+    same = {"timesteps": timesteps, "images": count, "batch_size": batch_size, "energy": cost}
+    cluster.check_same(network=fingerprint, **same, **settings.said())
+    cluster.alone(lambda: output.mkdir(parents=True, exist_ok=True))
+    first, limit = part(count, batch_size, cluster)
+    with progress.bar("simulating", total=limit, unit="images", shown=cluster.writes) as done:
+        graph = own.replicate(lower(artifact.graph))
+        batches = converted.batches("test", batch_size, first=first, limit=limit, cluster=own)
+        how: dict[str, Any] = {"cluster": cluster, "done": done}
         activity = None
         if cost is None:
-            curve = latency_curve(graph, batches, timesteps, settings, done=done)
+            curve = latency_curve(graph, batches, timesteps, settings, **how)
         else:
             counted = artifact.graph
-            curve, activity = measure(
-                graph, batches, timesteps, settings, counted=counted, done=done
-            )
+            curve, activity = measure(graph, batches, timesteps, settings, counted=counted, **how)
     summary = {
         "timesteps": timesteps,
         "images": count,
@@ -118,20 +126,27 @@ def simulate_run(
         **precision(artifact.graph),
         **provenance.describe(),
     }
-    with whole(output / "curve.csv") as file:
+
+    def write() -> dict[str, Any] | None:
+        _write_curve(curve, output / "curve.csv")
+        label = f"SNN, {about['norm']} norm, {settings.readout} readout"
+        title = f"{about['network']} on {about['data']['name']}, {count} test images"
+        plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
+        write_json(output / "summary.json", summary)
+        if cost is None or activity is None:
+            return None
+        at = latencies(timesteps)
+        report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
+        return write_energy(activity, list(curve), ann_accuracy, at, output, **report)
+
+    return Simulated(curve, summary, cluster.alone(write))
+
+
+def _write_curve(curve: Float[np.ndarray, " t"], path: Path) -> None:
+    with whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("T", "accuracy"))
         writer.writerows((t, a) for t, a in enumerate(curve, start=1))
-    label = f"SNN, {about['norm']} norm, {settings.readout} readout"
-    title = f"{about['network']} on {about['data']['name']}, {count} test images"
-    plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
-    write_json(output / "summary.json", summary)
-    energy = None
-    if cost is not None and activity is not None:
-        at = latencies(timesteps)
-        report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
-        energy = write_energy(activity, list(curve), ann_accuracy, at, output, **report)
-    return Simulated(curve, summary, energy)
 
 
 def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:

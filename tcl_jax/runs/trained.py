@@ -100,7 +100,7 @@ def open_run(
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, *dataset.info.image_shape)))
     )
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = {
         name: jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes.get(name, {})

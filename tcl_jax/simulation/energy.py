@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
+from tcl_jax.cluster import Cluster
 from tcl_jax.errors import InputError
 from tcl_jax.promotion import against
 from tcl_jax.pytrees import pytree
@@ -276,6 +277,7 @@ def measure(
     settings: Simulation = PAPER,
     *,
     counted: g.Graph | None = None,
+    cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[Float[np.ndarray, " t"], Activity]:
     """Accuracy at every latency, as `latency_curve` has it, and what the network did meanwhile.
@@ -288,6 +290,7 @@ def measure(
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.
         counted: the network before it was lowered; `graph` when None.
+        cluster: as `latency_curve` takes it.
         done: told the number of images after each batch.
 
     Returns:
@@ -320,7 +323,7 @@ def measure(
         found = _of_batch(graph, synapses, x, labels, mask, timesteps, settings)
         return *found, classes_in(labels, mask)
 
-    (right, spikes, classes), images = sum_over(batches, of_batch, done)
+    (right, spikes, classes), images = sum_over(batches, of_batch, cluster, done)
     layers = tuple(
         LayerActivity(name, s.index.size, spikes[name].sum(1), spikes[name] @ np.asarray(s.values))
         for name, s in synapses.items()

@@ -1,7 +1,7 @@
 """Accuracy against latency: one pass over time gives every T up to the last."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
+from tcl_jax.cluster import Cluster
 from tcl_jax.errors import InputError
 from tcl_jax.graph import Graph
 from tcl_jax.promotion import implicit
@@ -88,6 +89,7 @@ def latency_curve(
     timesteps: int,
     settings: Simulation = PAPER,
     *,
+    cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
 ) -> Float[np.ndarray, " t"]:
     """Accuracy at every latency up to `timesteps`, exact over batches of any size and padding.
@@ -98,6 +100,8 @@ def latency_curve(
             `correct_by_latency` has them; laid over devices as the caller likes.
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.
+        cluster: the processes, each of which has a part of the batches, or none; the curve is of
+            all.  This one alone when None.
         done: told the number of images after each batch.
 
     Returns:
@@ -125,13 +129,14 @@ def latency_curve(
         right = correct_by_latency(graph, x, labels, mask, timesteps, settings)
         return right, classes_in(labels, mask)
 
-    (right, classes), _images = sum_over(batches, of_batch, done)
+    (right, classes), _images = sum_over(batches, of_batch, cluster, done)
     return np.asarray(right / classes)
 
 
 def sum_over(
     batches: Iterable[dict[str, Any]],
     of_batch: Callable[[dict[str, Any]], Any],
+    cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
 ) -> tuple[Any, int]:
     """Sums of what is counted in every batch, in 64 bits, and the number of images.
@@ -139,6 +144,7 @@ def sum_over(
     Args:
         batches: with a ``mask`` that tells images from padding.
         of_batch: from a batch to a tree of whole numbers.
+        cluster: the processes over which the sums are; this one alone when None.
         done: told the number of images after each batch.
 
     Raises:
@@ -154,10 +160,18 @@ def sum_over(
     total, seen = None, 0
     for batch in batches:
         found = jax.tree.map(lambda v: np.asarray(v, np.int64), of_batch(batch))
-        total = found if total is None else jax.tree.map(np.add, total, found)
+        total = _sum(total, found)
         images = int(np.sum(batch["mask"]))
         seen += images
         done(images)
+    if cluster is not None:
+        totals, counts = zip(*cluster.gather((total, seen)), strict=True)
+        total, seen = reduce(_sum, totals), sum(counts)
     if not seen:
         raise InputError("there are no images to simulate: give at least one batch")
     return total, seen
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Of two trees; None is the sum of no batches."""
+    return b if a is None else a if b is None else jax.tree.map(np.add, a, b)

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from tcl_jax.errors import InputError, first_line
 from tcl_jax.record import crc32, free, remove, write_json
+from tcl_jax.storage import of_this_process
 
 _T = TypeVar("_T")
 VARIABLES = ("params", "batch_stats")
@@ -35,7 +36,7 @@ class Checkpoints:
     is kept beside the arrays and compared on restore.
 
     Args:
-        folder: where they are; made on the first save.
+        folder: where they are.  Each process may have this of its own, and only one of them saves.
     """
 
     def __init__(self, folder: Path):
@@ -43,14 +44,18 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
+        alone = of_this_process()
+        self.folder.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(
             self.folder,
             # Named here, for a manager that has saved nothing yet knows no handlers.
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "checksums": ocp.JsonCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+                "checksums": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
             },
             options=ocp.CheckpointManagerOptions(
+                create=False,
+                multiprocessing_options=alone,
                 enable_async_checkpointing=False,
                 # It would read all metrics, and raise where those of one cannot be read.
                 lightweight_initialize=True,
@@ -109,9 +114,15 @@ class Checkpoints:
     def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
         """Save a state; with an accuracy it can become the best.
 
+        Args:
+            step: after which it is.
+            state: arrays that are whole on this process, whatever devices they lie on.
+            accuracy: on test images.
+
         Raises:
             InputError: it cannot be written, or one of this step or a later one is there.
         """
+        state = jax.device_get(state)
         try:
             saved = self._manager.save(
                 step,

@@ -177,15 +177,14 @@ def _tuples(section: dict[str, Any]) -> dict[str, Any]:
 
 def differences(a: Config, b: Config) -> list[str]:
     """Settings in which two configurations differ, as ``name: a's value ≠ b's value``."""
-    flat_a, flat_b = _flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b))
+    flat_a, flat_b = flat(a), flat(b)
     return [f"{k}: {flat_a[k]} ≠ {flat_b[k]}" for k in flat_a if flat_a[k] != flat_b[k]]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def flat(config: Config) -> dict[str, Any]:
+    """Settings by their names, as ``optim.lr``."""
+    found: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        parts = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
+        found |= parts or {name: value}
+    return found

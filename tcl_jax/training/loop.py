@@ -7,22 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from tcl_jax import cluster, data, progress, provenance
+from tcl_jax import data
+from tcl_jax.cluster import Cluster, everywhere
 from tcl_jax.errors import InputError
-from tcl_jax.record import write_json
-from tcl_jax.training import config as configs
 from tcl_jax.training import optimizer
-from tcl_jax.training.checkpoint import Checkpoints
-from tcl_jax.training.config import Config
-from tcl_jax.training.heartbeat import HEARTBEAT, Heartbeat
-from tcl_jax.training.log import METRICS, MetricsLog, read
+from tcl_jax.training.config import Config, flat
+from tcl_jax.training.recorder import Recorder, check_folder, recorder_of
 from tcl_jax.training.setup import build_model, load_dataset
 from tcl_jax.training.step import (
     TrainState,
@@ -34,8 +31,6 @@ from tcl_jax.training.step import (
     rates,
 )
 
-CONFIG = "config.json"
-CHECKPOINTS = "checkpoints"
 _LOG_EVERY = 50
 
 
@@ -66,6 +61,7 @@ def fit(
     resume: bool = False,
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
+    cluster: Cluster | None = None,
 ) -> Result:
     """Train a network and leave a run's folder behind.
 
@@ -73,9 +69,9 @@ def fit(
     the one of the highest test accuracy), `metrics.jsonl`, TensorBoard events and `heartbeat.json`,
     which tells from outside whether it still lives (`tcl_jax.training.heartbeat`).  Interrupted by
     Ctrl-C or SIGTERM, the run ends with its state saved after the step at hand, or the batch that
-    is evaluated; resumed, it goes on exactly as if nothing had happened, for every random choice is
-    a function of the seed and the step.  Where the newest checkpoint is damaged, it goes on from
-    the one before.
+    is evaluated; several processes, of which any may be told, take one more to agree.  Resumed, it
+    goes on exactly as if nothing had happened, for every random choice is a function of the seed
+    and the step.  Where the newest checkpoint is damaged, it goes on from the one before.
 
     Args:
         config: what to train.
@@ -83,21 +79,25 @@ def fit(
         resume: continue the run that `workdir` holds.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
+        cluster: the devices, and the processes; all there are when None.  Each process calls this,
+            the first alone writes, and reads what was written.
 
     Returns:
         How it ended.
 
     Raises:
         InputError: the folder holds a run already (without `resume`) or none or another one (with
-            it), another process trains in it, the data are missing, the loss is not finite, a λ
-            fell to 0, or a checkpoint cannot be written.
+            it), another training goes on in it, the data are missing, processes have different
+            settings, the loss is not finite, a λ fell to 0, or a checkpoint cannot be written.
     """
     workdir = Path(workdir)
-    mesh = cluster.data_mesh()
-    cluster.check_batch_size(config.batch_size, mesh)
-    _check_folder(config, workdir, resume)
-    dataset = load_dataset(config, data_dir=data_dir, raw_dir=raw_dir)
+    cluster = cluster or everywhere()
+    cluster.check_batch_size(config.batch_size)
+    cluster.check_same(**flat(config))
+    cluster.alone(lambda: check_folder(config, workdir, resume))
+    dataset = cluster.first(lambda: load_dataset(config, data_dir=data_dir, raw_dir=raw_dir))
     info = dataset.info
+    cluster.check_same(images=info)
     model = build_model(config, info)
     steps_per_epoch = data.steps_per_epoch(dataset, config.batch_size)
     total_steps = steps_per_epoch * config.epochs
@@ -105,31 +105,23 @@ def fit(
     schedule = optimizer.learning_rate(config.optim, total_steps)
     train_step, eval_step = make_train_step(model, tx, info), make_eval_step(model, info)
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    state = cluster.replicate(init_state(model, tx, info, config.seed), mesh)
+    def fresh() -> TrainState:
+        return init_state(model, tx, info, config.seed)
+
     with (
-        _interruptible() as interrupted,
-        Heartbeat(workdir, total_steps) as heartbeat,
-        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
+        _interruptible() as received,
+        recorder_of(cluster, workdir, total_steps) as recorder,
     ):
-        _check_folder(config, workdir, resume)  # another may have begun, and ended, meanwhile
-        records = read(workdir / METRICS) if (workdir / METRICS).exists() else []
-        step = 0
-        if resume and checkpoints.steps and (workdir / CONFIG).exists():
-            step, state = _restored(checkpoints, state)
-        elif checkpoints.steps or any(r["kind"] == "epoch" for r in records):
-            raise InputError(
-                f"{workdir} holds only a part of a run, {CONFIG} or {CHECKPOINTS} being gone: "
-                "restore it, or choose another folder"
-            )
-        else:
-            configs.write(config, workdir / CONFIG)
-            write_json(workdir / "environment.json", provenance.describe())
+        shapes = jax.eval_shape(fresh)
+        begun = cluster.alone(lambda: recorder.begin(config, resume, shapes))
+        step = begun.step
+        saved = None if begun.state is None else step
         # An epoch that has ended, and is saved, but was not evaluated to the end.
-        unrated = step % steps_per_epoch == 0 < step and not _evaluated(records, step)
+        unrated = step % steps_per_epoch == 0 < step and not begun.evaluated
         if step == total_steps and not unrated:
             return Result(step, None, None)
-        heartbeat.beat(step, "starting")
+        state = cluster.replicate(fresh() if begun.state is None else begun.state)
+        stop = _Stop(cluster, received)
         accuracy = None
         batches = data.train_batches(
             dataset,
@@ -137,51 +129,45 @@ def fit(
             seed=config.seed,
             start_step=step,
             augment=config.data.augment,
+            shard=cluster.shard,
         )
-        with (
-            closing(batches),
-            MetricsLog(workdir, step) as log,
-            progress.make("steps") as display,
-        ):
-            progress.say(display, _headline(config, state, info, mesh))
-            if resume and (died := heartbeat.died):
-                progress.say(display, f"the training before died, {died.doing} at step {died.step}")
-            if resume and not checkpoints.steps:
-                progress.say(display, "it had saved no checkpoint: starting anew")
-            bar = display.add_task("training", total=total_steps, completed=step, note="")
+        with closing(batches):
+            recorder.start(step, _headline(config, state, info, cluster))
             before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
             started = time.monotonic()
 
+            def save() -> None:
+                cluster.alone(lambda: recorder.save(step, state))
+
             def heed() -> None:
-                heartbeat.beat(step, "evaluating")
-                if interrupted:
+                recorder.beat(step, "evaluating")
+                if stop.asked():
                     raise _Stopped
 
-            while (unrated or step < total_steps) and not interrupted:
+            while (unrated or step < total_steps) and not stop.by:
                 if not unrated:
                     if step % steps_per_epoch == 0:
                         none = jax.tree.map(jnp.zeros_like, state.sums)
                         state = dataclasses.replace(state, sums=none)
-                    state, metrics = train_step(state, cluster.shard_batch(next(batches), mesh))
+                    state, metrics = train_step(state, cluster.put(next(batches)))
                     step += 1
-                    _check_and_log(log, before, step - 1)
+                    _check_and_log(recorder, before, step - 1)
                     before = metrics
-                    heartbeat.beat(step, "training")
-                    display.advance(bar)
+                    recorder.advance(step)
+                    stop.asked()
                     if step % steps_per_epoch:
                         continue
-                    _check_and_log(log, before, step)
+                    _check_and_log(recorder, before, step)
                     before = {}
-                    heartbeat.beat(step, "saving")
-                    checkpoints.save(step, state)
-                    unrated = True
+                    save()
+                    saved, unrated = step, True
                 try:
                     test = evaluate(
-                        state, eval_step, dataset.test, config.batch_size, mesh, done=heed
+                        state, eval_step, dataset.test, config.batch_size, cluster, done=heed
                     )
                 except _Stopped:
                     break
-                record = {
+                found = {
                     "epoch": step // steps_per_epoch,
                     "train_loss": state.sums["loss"].item() / steps_per_epoch,
                     "train_accuracy": state.sums["accuracy"].item() / steps_per_epoch,
@@ -192,22 +178,43 @@ def fit(
                     "lambda": {k: v.item() for k, v in lambdas(state.params).items()},
                 }
                 accuracy = test["accuracy"]
-                heartbeat.beat(step, "saving")
-                checkpoints.rate(step, accuracy)
-                log.write("epoch", step, record)
+                line = _line(found, config.epochs)
+                cluster.alone(partial(recorder.rate, step, found, line))
                 unrated = False
-                progress.say(display, _line(record, config.epochs))
-                display.update(bar, note=f"test {accuracy:.2%}")
                 started = time.monotonic()
-            if checkpoints.last_step != step:
-                _check_and_log(log, before, step)
-                heartbeat.beat(step, "saving")
-                checkpoints.save(step, state)
+            if saved != step:
+                _check_and_log(recorder, before, step)
+                save()
         if step == total_steps and not unrated:
-            heartbeat.beat(step, "finished")
+            recorder.beat(step, "finished")
             return Result(step, None, accuracy)
-    by = signal.SIGINT if signal.SIGINT in interrupted else signal.SIGTERM
-    return Result(step, by, accuracy)
+    return Result(step, signal.Signals(stop.by), accuracy)
+
+
+class _Stop:
+    """Signals that came to any process: all of them stop after the same step.
+
+    Args:
+        cluster: the processes.
+        received: fills as signals come to this one.
+    """
+
+    def __init__(self, cluster: Cluster, received: list[int]):
+        self._cluster, self._received = cluster, received
+        self.by = cluster.agree(self._number())
+        """The signal to stop for; 0 is none."""
+        self._vote: Any = 0
+
+    def asked(self) -> int:
+        """Whether to stop, as it was known to all when this was asked before."""
+        vote, self._vote = self._vote, self._cluster.vote(self._number())
+        # The vote of the step before is known by now, and no device waits for it.
+        self.by = self.by or int(vote if self._cluster.processes > 1 else self._vote)
+        return self.by
+
+    def _number(self) -> int:
+        # Ctrl-C is a user's, who wants to see that it was heeded.
+        return signal.SIGINT if signal.SIGINT in self._received else max(self._received, default=0)
 
 
 def evaluate(
@@ -215,7 +222,7 @@ def evaluate(
     eval_step: Any,
     source: data.Source,
     batch_size: int,
-    mesh: Mesh,
+    cluster: Cluster,
     *,
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -225,52 +232,21 @@ def evaluate(
         state: what is evaluated.
         eval_step: of `make_eval_step`.
         source: the split.
-        batch_size: images at a time, over all devices.
-        mesh: the devices.
+        batch_size: images at a time, over all devices of all processes.
+        cluster: the devices.
         done: called after each batch.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    sums = no_sums(mesh)
-    with closing(data.eval_batches(source, batch_size=batch_size)) as batches:
+    sums = no_sums(cluster.mesh)
+    batches = data.eval_batches(source, batch_size=batch_size, shard=cluster.shard)
+    with closing(batches):
         for batch in batches:
-            sums = eval_step(variables, sums, cluster.shard_batch(batch, mesh))
+            sums = eval_step(variables, sums, cluster.put(batch))
             done()
     return rates(sums)
 
 
-def _check_folder(config: Config, workdir: Path, resume: bool) -> None:
-    # Killed at its very start, a run has nothing but its heartbeat.
-    if resume and ((workdir / CONFIG).exists() or not (workdir / HEARTBEAT).exists()):
-        differ = configs.differences(configs.read(workdir / CONFIG), config)
-        if differ:
-            raise InputError(
-                f"{workdir} was trained with other settings ({'; '.join(differ)}): resume with "
-                "those, or choose another folder"
-            )
-    elif workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir} is a file: choose another folder")
-    elif (workdir / CONFIG).exists():
-        raise InputError(
-            f"{workdir} holds a run already: continue it with resume=True, or choose another folder"
-        )
-
-
-def _restored(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState]:
-    """The newest state that is not damaged; those after it are set aside, for new ones."""
-    steps = checkpoints.steps[::-1]
-    step, found, damaged = checkpoints.first_intact(
-        steps, lambda step: checkpoints.restore(step, vars(like))
-    )
-    for broken in damaged:
-        checkpoints.set_aside(broken)
-    return step, TrainState(**found)
-
-
-def _evaluated(records: list[dict[str, Any]], step: int) -> bool:
-    return any(r["kind"] == "epoch" and r["step"] == step for r in records)
-
-
-def _check_and_log(log: MetricsLog, metrics: dict[str, Any], step: int) -> None:
+def _check_and_log(recorder: Recorder, metrics: dict[str, Any], step: int) -> None:
     """Stop where training went astray; read one step late, so that the device never waits."""
     if not metrics:
         return
@@ -286,7 +262,7 @@ def _check_and_log(log: MetricsLog, metrics: dict[str, Any], step: int) -> None:
             "optim.alpha or optim.lr"
         )
     if step % _LOG_EVERY == 0:
-        log.write("step", step, {"loss": loss})
+        recorder.log("step", step, {"loss": loss})
 
 
 @contextmanager
@@ -306,15 +282,21 @@ def _interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _headline(config: Config, state: TrainState, info: data.DataInfo, mesh: Mesh) -> str:
+def _headline(config: Config, state: TrainState, info: data.DataInfo, cluster: Cluster) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     clips = len(lambdas(state.params))
+    mesh = cluster.mesh
     return (
         f"{config.model.name}, {parameters / 1e6:.2f} M parameters, "
         + (f"λ of {clips} layers trained with α = {config.optim.alpha:g}" if clips else "no TCL")
         + f"; {info.name}, {info.num_train} images of {'×'.join(map(str, info.image_shape))}; "
-        f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+        + _counted(mesh.size, f"{mesh.devices.flat[0].platform} device")
+        + (f" of {cluster.processes} processes" if cluster.processes > 1 else "")
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

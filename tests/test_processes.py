@@ -1,0 +1,253 @@
+"""Several processes are one program: they train, convert and simulate as one does alone."""
+
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli import Begun, Finished, finish, succeed, succeeded, wait_until
+from cli import converted as converted
+from cli import trained as trained
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcl_jax import cluster
+from tcl_jax.cluster import Cluster
+from tcl_jax.errors import InputError
+from tcl_jax.runs.batches import part
+from tcl_jax.training.log import read
+
+SETTINGS = ["digits-cnet", "--epochs", 3, "--batch-size", 32]
+STEPS = 132
+
+
+def devices(count: int) -> dict[str, str]:
+    """As many on each process; programs that run so short are not worth optimising."""
+    flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
+    return {"XLA_FLAGS": flags}
+
+
+def address() -> str:
+    """Where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def start(processes: int, script: str, *arguments: object, **extra: str) -> list[Begun]:
+    """The same command by several processes, of one device each."""
+    extra = extra or devices(1)
+    where = ["--distributed", "--coordinator-address", address(), "--num-processes", processes]
+    return [
+        Begun(script, *arguments, *where, "--process-id", process, **extra)
+        for process in range(processes)
+    ]
+
+
+def together(processes: int, script: str, *arguments: object, **extra: str) -> list[Finished]:
+    """A command by several processes, all of which are to end well; only the first says so."""
+    first, *others = [succeeded(finish(p)) for p in start(processes, script, *arguments, **extra)]
+    for other in others:
+        assert said(other) == ""
+    return [first, *others]
+
+
+def said(done: Finished) -> str:
+    """What a command has said, without what the library between processes does."""
+    lines = (done.out + done.err).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("[Gloo]"))
+
+
+def records(folder: Path) -> list[dict]:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in read(folder / "metrics.jsonl")]
+
+
+def checksums(folder: Path) -> dict[str, int]:
+    return json.loads((folder / "checkpoints" / str(STEPS) / "checksums" / "metadata").read_text())
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory) -> dict[tuple[int, int], dict]:
+    """By processes and devices of each, what tests/trajectory.py finds."""
+    folder, found = tmp_path_factory.mktemp("trajectories"), {}
+    for processes, each in ((1, 1), (1, 4), (2, 2), (4, 1)):
+        where, out = address(), folder / f"{processes}-{each}.json"
+        begun = [
+            Begun("tests/trajectory", where, processes, process, out, **devices(each))
+            for process in range(processes)
+        ]
+        for process in begun:
+            succeeded(finish(process))
+        found[processes, each] = json.loads(out.read_text())
+    return found
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 2), (4, 1)])
+def test_losses_do_not_depend_on_who_computes_them(trajectories, shape):
+    one, found = trajectories[1, 1], trajectories[shape]
+    assert (found["processes"], found["devices"]) == (shape[0], 4)
+    assert found["images"] == one["images"] and len(set(one["images"])) == 5
+    for dtype, steps, rtol in (("float32", 10, 1e-5), ("float64", 50, 1e-12)):
+        assert len(set(one[dtype])) == steps and one[dtype][0] > one[dtype][-1]
+        np.testing.assert_allclose(found[dtype], one[dtype], rtol=rtol)
+
+
+def test_training_by_two_processes_whatever_happens(tmp_path):
+    """One killed, one told to stop, and the rest on one process: as if nothing had happened."""
+    folder, alone = tmp_path / "run", tmp_path / "alone"
+    succeed("train", *SETTINGS, "--workdir", alone, **devices(2))
+    options = [*SETTINGS, "--workdir", folder]
+
+    first, second = start(2, "train", *options)
+    wait_until(lambda: any(r["step"] >= 44 for r in _log(folder)), first)
+    second.kill()
+    assert finish(second).status == -signal.SIGKILL
+    done = finish(first)
+    assert "error: another process of this program has ended, or cannot be reached" in done.err
+    assert done.status == 2 and not (folder / "checkpoints" / str(STEPS)).exists()
+
+    first, second = start(2, "train", *options, "--resume")
+    wait_until(lambda: any(r["step"] >= 88 for r in _log(folder)), first)
+    second.send_signal(signal.SIGTERM)
+    done = finish(first)
+    assert said(succeeded(finish(second))) == ""
+    (stopped,) = re.findall(r"^stopped and saved at step (\d+); to go on: .*", done.out, re.M)
+    assert done.status == 0 and 88 <= int(stopped) < STEPS
+    assert (folder / "checkpoints" / stopped).is_dir()
+
+    succeed("train", *options, "--resume", **devices(2))
+    assert records(folder) == records(alone)
+    assert checksums(folder) == checksums(alone)
+
+
+def _log(folder: Path) -> list[dict]:
+    return read(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+
+
+def test_conversion_by_two_processes(trained, converted):
+    """Evaluated on both, and the same in every bit."""
+    options = [trained.folder, "--snn", "by-two", "--report-images", 10]
+    # Optimised as the other was.
+    done, _ = together(2, "convert", *options, XLA_FLAGS="--xla_force_host_platform_device_count=1")
+    assert "wrote" in done.out and (trained.folder / "by-two" / "report.json").exists()
+    one, two = (
+        json.loads((trained.folder / name / "graph.json").read_text())
+        for name in (converted, "by-two")
+    )
+    assert one["nodes"] == two["nodes"] and one["about"]["ann"] == two["about"]["ann"]
+    assert two["about"]["hardware"]["processes"] == 2
+    differ = {k for k, v in one["about"].items() if two["about"][k] != v}
+    assert differ <= {"command", "hardware"}
+
+
+def test_simulation_by_two_processes(trained, converted, tmp_path):
+    options = [trained.folder, "--snn", converted, "--timesteps", 20, "--energy", "--output"]
+    done, _ = together(2, "simulate", *options, tmp_path / "two")
+    alone = succeed("simulate", *options, tmp_path / "one", **devices(1))
+    assert said(done) == said(alone)
+    for name in ("curve.csv", "energy.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_one_process_has_no_images(trained, converted, tmp_path):
+    """Of one batch, and of three for calibration; decisions are the same."""
+    options = [trained.folder, "--snn", converted, "--timesteps", 12, "--adaptive"]
+    options += ["--max-loss", 2, "--images", 100, "--calibration-images", 250, "--output"]
+    together(2, "simulate", *options, tmp_path / "two")
+    succeed("simulate", *options, tmp_path / "one", **devices(1))
+    one, two = (
+        json.loads((tmp_path / name / "adaptive.json").read_text()) for name in ("one", "two")
+    )
+    differ = {k for k, v in one.items() if two[k] != v}
+    assert differ <= {"command", "hardware", "seconds"}
+    assert two["hardware"]["processes"] == 2 and sum(two["stopped_at"]) == 100
+
+
+def test_processes_with_other_settings_are_refused(trained, converted, tmp_path):
+    where = ["--distributed", "--coordinator-address", address(), "--num-processes", 2]
+    options = ["simulate", trained.folder, "--snn", converted, "--output", tmp_path, *where]
+    both = [
+        Begun(*options, "--process-id", process, "--timesteps", 5 + process, **devices(1))
+        for process in range(2)
+    ]
+    for done in map(finish, both):
+        assert done.status == 2
+        assert "error: process 1 has --timesteps 6 and process 0 --timesteps 5: " in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_joins_nobody_says_where_it_tried(tmp_path):
+    taken = socket.create_server(("", 0))
+    port = taken.getsockname()[1]
+    nobody = address()
+    with taken:
+        for coordinator, process, message in (
+            (nobody, 1, f"process 0 was not found at {nobody} (Connection refused), tried for 1 s"),
+            (nobody, 0, f"not all processes have come within 1 s at {nobody}: start every process"),
+            (f"127.0.0.1:{port}", 0, f"cannot listen at 127.0.0.1:{port} (Address already in use)"),
+            (f"127.0.0.1:{port}", 1, f"no answer came within 1 s at 127.0.0.1:{port}: "),
+            ("nowhere.invalid:80", 1, "process 0 was not found at nowhere.invalid:80 ("),
+        ):
+            how = [*_names(coordinator, process), "--join-seconds", 1]
+            done = finish(Begun("simulate", tmp_path, "--distributed", *how))
+            assert done.status == 2 and message in done.err, done
+            assert len(done.err.splitlines()) == 1
+
+
+def _names(where: str, process: int) -> list[object]:
+    return ["--coordinator-address", where, "--num-processes", 2, "--process-id", process]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--process-id", 1], "--process-id is for several processes: give --distributed, too"),
+        (
+            ["--distributed", "--num-processes", 2],
+            "--coordinator-address is missing: it goes with --num-processes 2",
+        ),
+        (
+            ["--distributed", *_names("here", 0)],
+            "--coordinator-address must be HOST:PORT, got 'here'",
+        ),
+        (
+            ["--distributed", *_names("here:80", 2)],
+            "--process-id must be in [0, 2), got 2",
+        ),
+        (["--distributed"], "Open MPI tells of them, give --coordinator-address HOST:PORT"),
+    ],
+)
+def test_what_does_not_say_who_joins(options, message, tmp_path):
+    done = finish(Begun("convert", tmp_path, *options))
+    assert done.status == 2 and message in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@given(st.integers(1, 300), st.integers(1, 50), st.integers(1, 9))
+def test_parts_are_whole_batches(images, batch_size, processes):
+    mesh = cluster.here(1).mesh
+    parts = [part(images, batch_size, Cluster(mesh, p, processes)) for p in range(processes)]
+    covered = [n for first, count in parts for n in range(first, first + count)]
+    assert covered == list(range(images))
+    for first, count in parts:
+        assert first % batch_size == 0 or count == 0
+        assert count % batch_size == 0 or first + count == images
+    assert max(count for _, count in parts) <= batch_size * -(-images // batch_size // processes)
+
+
+def test_one_process_is_a_cluster_too():
+    everyone = cluster.everywhere()
+    assert everyone.own == everyone and everyone.mesh.size == 4
+    assert everyone.gather("this") == ["this"] and everyone.agree(7) == 7
+    everyone.check_same(images=3)
+    assert everyone.first(lambda: "made") == everyone.alone(lambda: "made") == "made"
+
+    def fails() -> None:
+        raise InputError("as it is")
+
+    with pytest.raises(InputError, match="as it is"):
+        everyone.alone(fails)
+    with pytest.raises(InputError, match="a batch of 6 cannot be split over 4 devices"):
+        everyone.check_batch_size(6)

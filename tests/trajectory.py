@@ -1,0 +1,89 @@
+"""Losses of a short training on all devices of all processes, as test_processes.py starts it.
+
+Arguments: the coordinator's address, how many processes there are, which one this is, and the file
+that the first writes: losses by dtype, and what the augmented images are, all of them.
+"""
+
+import itertools
+import json
+import sys
+import zlib
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tcl_jax import cluster, data
+from tcl_jax.models.layers import Activation, ConvNorm, flatten, logits
+from tcl_jax.training import optimizer, presets
+from tcl_jax.training.step import init_state, make_train_step
+
+PRESET = presets.PRESETS.find("digits-cnet")
+STEPS = {"float32": 10, "float64": 50}
+
+
+class Network(nn.Module):
+    """Of all that a network here has, little: it is compiled for each process and type."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Any, *, train: bool = False) -> Any:
+        x = ConvNorm(8, strides=2, dtype=self.dtype, name="conv")(x, train=train)
+        x = Activation(True, 4.0, name="act")(x)
+        return logits(nn.Dense(10, dtype=self.dtype, name="fc")(flatten(x)))
+
+
+def batches(everyone: cluster.Cluster, steps: int) -> list[Any]:
+    """This process's part of the first ones, cut at random."""
+    with closing(
+        data.train_batches(
+            data.load("digits"),
+            batch_size=PRESET.batch_size,
+            seed=PRESET.seed,
+            augment="crop_flip",
+            shard=everyone.shard,
+        )
+    ) as stream:
+        return list(itertools.islice(stream, steps))
+
+
+def losses(everyone: cluster.Cluster, start: Any, dtype: str) -> list[float]:
+    """At every step, at the preset's own learning rate, from a state on."""
+    info = data.load("digits").info
+    model = Network(jnp.dtype(dtype))
+    tx = optimizer.make(PRESET.optim, total_steps=1000)
+    state = everyone.replicate(
+        jax.tree.map(lambda x: x.astype(dtype) if x.dtype == np.float32 else x, start)
+    )
+    step = make_train_step(model, tx, info)
+    found = []
+    for batch in batches(everyone, STEPS[dtype]):
+        state, metrics = step(state, everyone.put(batch))
+        found.append(metrics["loss"].item())
+    return found
+
+
+def main(address: str, processes: str, process: str, out: str) -> None:
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    if int(processes) > 1:
+        jax.distributed.initialize(address, int(processes), int(process))
+    everyone = cluster.everywhere()
+    content = {"devices": everyone.mesh.size, "processes": everyone.processes}
+    images = [np.concatenate(everyone.gather(batch["image"])) for batch in batches(everyone, 5)]
+    content["images"] = [zlib.crc32(image.tobytes()) for image in images]
+    info = data.load("digits").info
+    model, tx = Network(), optimizer.make(PRESET.optim, total_steps=1000)
+    start = jax.device_get(init_state(model, tx, info, PRESET.seed))
+    for dtype in STEPS:
+        jax.config.update("jax_enable_x64", dtype == "float64")
+        content[dtype] = losses(everyone, start, dtype)
+    if everyone.writes:
+        Path(out).write_text(json.dumps(content))
+
+
+main(*sys.argv[1:])
