@@ -96,7 +96,7 @@ class Cluster:
         """
         if self.processes == 1:
             return number
-        return _largest(self.put(np.full(self.own.mesh.size, number, np.int32)))
+        return _largest(self.put(np.full(self.mesh.size // self.processes, number, np.int32)))
 
     def agree(self, number: int) -> int:
         """The largest number that a process gives, on every process."""

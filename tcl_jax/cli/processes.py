@@ -22,11 +22,7 @@ from tcl_jax.errors import InputError, first_line
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that are to run as one program, each started with the same command.
-
-    A process that fails to join ends with the address that it tried: what JAX does then is to abort
-    with a stack trace, or, where the port is taken, to crash.
-    """
+    """The processes that are to run as one program, each started with the same command."""
 
     distributed: bool = False
     """Run as one with the processes that the same command has started on other hosts: on TPU pods,
@@ -106,7 +102,7 @@ class Processes:
             )
 
     def _check_port(self) -> None:
-        """JAX would crash where the port is taken."""
+        """JAX would crash where the port is taken, without a word of it."""
         assert self.coordinator_address is not None
         _, port = _split(self.coordinator_address)
         both = socket.has_dualstack_ipv6()
@@ -120,7 +116,7 @@ class Processes:
             ) from None
 
     def _reach(self) -> None:
-        """Wait until process 0 listens."""
+        """Wait until process 0 listens, where JAX would name no address."""
         assert self.coordinator_address is not None
         until = time.monotonic() + self.join_seconds
         while True:
