@@ -86,4 +86,5 @@ def main(address: str, processes: str, process: str, out: str) -> None:
         Path(out).write_text(json.dumps(content))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -124,7 +124,8 @@ class Processes:
                 socket.create_connection(_split(self.coordinator_address), timeout=5.0).close()
                 return
             except OSError as error:
-                unknown = isinstance(error, socket.gaierror)  # the host's name
+                # A host's name that there is not; one that is not known yet may be a moment later.
+                unknown = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
                 if unknown or time.monotonic() > until:
                     tried = "" if unknown else f", tried for {self.join_seconds} s"
                     raise InputError(
