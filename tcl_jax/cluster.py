@@ -124,11 +124,7 @@ class Cluster:
         """
         if self.processes == 1:
             return do()
-        found, error = None, None
-        try:
-            found = do() if self.writes else None
-        except (InputError, OSError) as failure:
-            error = failure
+        found, error = _attempted(do) if self.writes else (None, None)
         # Not gathered, for a whole training state is given so; by bytes, of which sums are exact.
         content, sizes = self._pickled((found, error))
         content = broadcast_one_to_all(content)
@@ -157,11 +153,7 @@ class Cluster:
         """
         if self.processes == 1:
             return do()
-        found, error = None, None
-        try:
-            found = do()
-        except (InputError, OSError) as failure:
-            error = failure
+        found, error = _attempted(do)
         for process, failed in enumerate(self.gather(error)):
             if failed is not None:
                 raise error or InputError(f"process {process} ended: {failed}")
@@ -216,6 +208,14 @@ def _row(devices: list[jax.Device], process: int = 0, processes: int = 1) -> Clu
     # Flax convolutions want Auto axes, where meshes have Explicit ones by default.
     mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
     return Cluster(mesh, process, processes)
+
+
+def _attempted(do: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    """What was found, or the failure that is to be known to all."""
+    try:
+        return do(), None
+    except (InputError, OSError) as error:
+        return None, error
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +113,7 @@ def adapt_run(
     def recorded(batches: Any, done: Any) -> Record:
         return record(graph, batches, timesteps, settings, done=done)
 
-    def adaptive(batches: Any, done: Any) -> Decisions:
+    def adaptive(bound: float, batches: Any, done: Any) -> Decisions:
         def place(tree: Any) -> Any:
             return own.put(jax.tree.map(np.asarray, tree))
 
@@ -123,9 +124,10 @@ def adapt_run(
     held_out = of_all("calibrating", "train", info.num_train - held, held, recorded)
     bound = calibrate(held_out, max_loss / 100)
     fixed, fixed_seconds = _timed(lambda: of_all("at fixed T", "test", 0, total, recorded))
-    one = min(batch_size, total)
-    adaptive(converted.batches("test", batch_size, limit=one, cluster=own), lambda images: None)
-    found, seconds = _timed(lambda: of_all("adaptively", "test", 0, total, adaptive))
+    one = converted.batches("test", batch_size, limit=min(batch_size, total), cluster=own)
+    adaptive(-np.inf, one, lambda images: None)  # compiles
+    decided = partial(adaptive, bound)
+    found, seconds = _timed(lambda: of_all("adaptively", "test", 0, total, decided))
 
     expected, calibrated = fixed.stopped(bound), held_out.stopped(bound)
     differ = (expected.classes != found.classes) | (expected.steps != found.steps)

@@ -323,7 +323,7 @@ def measure(
         found = _of_batch(graph, synapses, x, labels, mask, timesteps, settings)
         return *found, classes_in(labels, mask)
 
-    (right, spikes, classes), images = sum_over(batches, of_batch, cluster, done)
+    (right, spikes, classes), images = sum_over(batches, of_batch, done, cluster)
     layers = tuple(
         LayerActivity(name, s.index.size, spikes[name].sum(1), spikes[name] @ np.asarray(s.values))
         for name, s in synapses.items()

@@ -129,23 +129,23 @@ def latency_curve(
         right = correct_by_latency(graph, x, labels, mask, timesteps, settings)
         return right, classes_in(labels, mask)
 
-    (right, classes), _images = sum_over(batches, of_batch, cluster, done)
+    (right, classes), _images = sum_over(batches, of_batch, done, cluster)
     return np.asarray(right / classes)
 
 
 def sum_over(
     batches: Iterable[dict[str, Any]],
     of_batch: Callable[[dict[str, Any]], Any],
-    cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
+    cluster: Cluster | None = None,
 ) -> tuple[Any, int]:
     """Sums of what is counted in every batch, in 64 bits, and the number of images.
 
     Args:
         batches: with a ``mask`` that tells images from padding.
         of_batch: from a batch to a tree of whole numbers.
-        cluster: the processes over which the sums are; this one alone when None.
         done: told the number of images after each batch.
+        cluster: the processes over which the sums are; this one alone when None.
 
     Raises:
         InputError: there are no images.
