@@ -89,7 +89,7 @@ class _Work:
         import numpy as np
 
         from tcl_jax import cluster, data, models
-        from tcl_jax.training import config, optimizer, step
+        from tcl_jax.training import config, evaluation, optimizer, step
 
         shape = (28, 28, 1)
         rng = np.random.default_rng(0)
@@ -98,14 +98,16 @@ class _Work:
         images = rng.integers(0, 256, (TEST_IMAGES, *shape), np.uint8)
         self.test = data.ArraySource(images, rng.integers(0, 10, TEST_IMAGES).astype(np.int32))
         model = models.create(network, image_shape=shape, num_classes=10)
-        tx = optimizer.make(config.OptimConfig(), total_steps=10_000)
+        tx = optimizer.make(config.OptimConfig(), total_steps=10_000, batch_size=BATCH)
         self.state = self.devices.replicate(step.init_state(model, tx, info, 0))
-        self.eval_step = step.make_eval_step(model, info)
+        self.eval_step = evaluation.make_eval_step(model, info)
         self._train_step = step.make_train_step(model, tx, info)
 
     def train(self) -> Iterator[None]:
         """One step after the other, each read one step late, as training does."""
         import numpy as np
+
+        from tcl_jax.training import step
 
         before = None
         for number in count():
@@ -113,15 +115,15 @@ class _Work:
             image, label = self.test.gather(rows % TEST_IMAGES)
             batch = self.devices.put({"image": image, "label": label})
             self.state, metrics = self._train_step(self.state, batch)
-            if before:
-                before["loss"].item()
+            if before is not None:
+                step.read_metrics(before)
             before = metrics
             yield
 
     def evaluate(self) -> dict[str, float]:
-        from tcl_jax.training.loop import evaluate
+        from tcl_jax.training.evaluation import evaluate
 
-        return evaluate(self.state, self.eval_step, self.test, BATCH, self.devices)
+        return evaluate(self.state.network, self.eval_step, self.test, BATCH, self.devices)
 
 
 def _time(network: str) -> None:

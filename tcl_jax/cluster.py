@@ -4,7 +4,6 @@ import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import jax
@@ -67,12 +66,30 @@ class Cluster:
         """This process and its devices alone, for what needs no others."""
         return _row([d for d in self.mesh.devices.flat if d.process_index == jax.process_index()])
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raises InputError where a batch cannot be split evenly over the devices."""
-        if batch_size % self.mesh.size:
+    @property
+    def whole(self) -> NamedSharding:
+        """Of an array that is whole on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def cut(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Of an array that is cut evenly over all devices, along the longest axis that can be.
+
+        Where none can be, it is `whole`.
+        """
+        even = [axis for axis, n in enumerate(shape) if n and n % self.mesh.size == 0]
+        if not even:
+            return self.whole
+        longest = max(even, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, "data"))
+
+    def check_batch_size(self, batch_size: int, parts: int = 1) -> None:
+        """Raises InputError where a batch, or its parts, cannot be split over the devices."""
+        devices = self.mesh.size
+        if batch_size % (parts * devices):
+            each = f" in {parts} parts" if parts > 1 else ""
             raise InputError(
-                f"a batch of {batch_size} cannot be split over {self.mesh.size} devices: "
-                f"choose a multiple of {self.mesh.size}"
+                f"a batch of {batch_size}{each} cannot be split over {devices} devices: "
+                f"choose a multiple of {parts * devices}"
             )
 
     def put(self, batch: Any) -> Any:
@@ -82,12 +99,27 @@ class Cluster:
 
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device; every process gives all of them, and the same ones."""
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return self.place(tree, jax.tree.map(lambda _: self.whole, tree))
+
+    def place(self, tree: Any, where: Any) -> Any:
+        """Arrays on the devices.
+
+        Args:
+            tree: the arrays; every process gives all of them, and the same ones.
+            where: a sharding for each, `whole` or `cut`.
+        """
         if self.processes == 1:
-            return jax.device_put(tree, everywhere)
+            return jax.device_put(tree, where)
         # device_put would ask all the others of each array whether it is the same.
-        put = partial(jax.make_array_from_process_local_data, everywhere)
-        return jax.tree.map(lambda x: put(np.asarray(x)), tree)
+        return jax.tree.map(_placed, tree, where)
+
+    def gathered(self, tree: Any) -> Any:
+        """The arrays of the devices, all of them whole on each."""
+        return jax.device_put(tree, self.whole)
+
+    def on_host(self, tree: Any) -> Any:
+        """The arrays of the devices as NumPy's, whole on every process, one after another."""
+        return jax.tree.map(_fetched, tree)
 
     def vote(self, number: int) -> Any:
         """The largest number that a process gives: asked now, to be read later by `int`.
@@ -208,6 +240,16 @@ def _row(devices: list[jax.Device], process: int = 0, processes: int = 1) -> Clu
     # Flax convolutions want Auto axes, where meshes have Explicit ones by default.
     mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
     return Cluster(mesh, process, processes)
+
+
+def _placed(array: Any, where: NamedSharding) -> jax.Array:
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def _fetched(array: jax.Array) -> np.ndarray:
+    whole = array.is_fully_replicated
+    return np.asarray(array if whole else process_allgather(array, tiled=True))
 
 
 def _attempted(do: Callable[[], _T]) -> tuple[_T | None, Exception | None]:

@@ -32,13 +32,18 @@ configs = st.builds(
     optim=st.builds(
         OptimConfig,
         lr=positive,
+        lr_batch=st.none() | st.integers(1, 10**6),
+        warmup=st.floats(0, 0.999),
         momentum=st.floats(0, 0.999),
         alpha=st.floats(0, 1e30),
         weight_decay=st.floats(0, 1e30),
         milestones=st.lists(st.floats(0.001, 0.999), max_size=5).map(lambda m: tuple(sorted(m))),
+        label_smoothing=st.floats(0, 0.999),
+        ema=st.floats(0, 0.999),
     ),
     epochs=st.integers(1, 10**6),
-    batch_size=st.integers(1, 10**6),
+    batch_size=st.integers(1, 10**6).map(lambda n: n * 12),
+    accumulate=st.sampled_from([1, 2, 3, 4, 6, 12]),
     seed=st.integers(0, 2**31),
 )
 
@@ -103,7 +108,15 @@ def test_networks_of_presets_exist_and_take_their_images(name):
 def test_presets_are_the_papers(name, epochs, lr, alpha, milestones):
     found = presets.PRESETS.find(name)
     assert (found.epochs, found.model.lam, found.model.tcl) == (epochs, 4.0, True)
-    assert found.optim == OptimConfig(lr, 0.9, alpha, found.optim.weight_decay, milestones)
+    assert found.optim == OptimConfig(
+        lr=lr,
+        lr_batch=found.optim.lr_batch,
+        momentum=0.9,
+        alpha=alpha,
+        weight_decay=found.optim.weight_decay,
+        milestones=milestones,
+    )
+    assert found.optim.lr_batch in (None, found.batch_size)
 
 
 def _with(change: dict) -> dict:
@@ -126,6 +139,8 @@ def _with(change: dict) -> dict:
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"seed": -1}, "seed must be 0 or above, got -1"),
         ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"accumulate": 0}, "accumulate must be above 0"),
+        ({"accumulate": 3}, "accumulate must be a divisor of batch_size=64, got 3"),
         ({"model.tcl": "no"}, "model.tcl must be true or false, got 'no'"),
         ({"model.lam": float("nan")}, "model.lam must be finite and above 0, got nan"),
         ({"model.lam": float("inf")}, "model.lam must be finite and above 0, got inf"),
@@ -137,6 +152,11 @@ def _with(change: dict) -> dict:
         ({"optim.alpha": float("inf")}, "optim.alpha must be finite and not negative"),
         ({"optim.weight_decay": -1}, "optim.weight_decay must be finite and not negative"),
         ({"optim.momentum": 1}, "optim.momentum must be in [0, 1)"),
+        ({"optim.lr_batch": 0}, "optim.lr_batch must be above 0, got 0"),
+        ({"optim.warmup": 1.0}, "optim.warmup must be in [0, 1), got 1.0"),
+        ({"optim.label_smoothing": -0.1}, "optim.label_smoothing must be in [0, 1)"),
+        ({"optim.ema": "yes"}, "optim.ema must be a number, got 'yes'"),
+        ({"optim.ema": 1.5}, "optim.ema must be in [0, 1)"),
         ({"optim.milestones": 0.5}, "optim.milestones must be a list of numbers"),
         ({"optim.milestones": ["x"]}, "optim.milestones must be a list of numbers"),
         ({"optim.milestones": [0.8, 0.5]}, "optim.milestones must be rising"),

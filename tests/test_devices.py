@@ -16,8 +16,8 @@ from cli import trained as trained
 
 from tcl_jax import cluster, data, models
 from tcl_jax.training import build_model, config, optimizer, presets
-from tcl_jax.training.loop import evaluate
-from tcl_jax.training.step import init_state, make_eval_step, make_train_step, no_sums
+from tcl_jax.training.evaluation import evaluate, make_eval_step, no_sums
+from tcl_jax.training.step import init_state, make_train_step
 
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -32,7 +32,7 @@ def test_four_devices_train_as_one_does():
     four = cluster.everywhere()
     one = cluster.here(1)
     model = build_model(preset, dataset.info)
-    tx = optimizer.make(preset.optim, total_steps=100)
+    tx = optimizer.make(preset.optim, total_steps=100, batch_size=1)
     step = make_train_step(model, tx, dataset.info)
     batches = data.train_batches(dataset, batch_size=preset.batch_size, seed=preset.seed)
     before = jax.device_get(init_state(model, tx, dataset.info, preset.seed))
@@ -100,15 +100,15 @@ def test_devices_evaluate_each_on_its_own():
     model = models.create("cnet", image_shape=(8, 8, 1), num_classes=10)
     four = cluster.everywhere()
     assert four.mesh.size == 4
-    tx = optimizer.make(config.OptimConfig(), total_steps=10)
+    tx = optimizer.make(config.OptimConfig(), total_steps=10, batch_size=1)
     state = four.replicate(init_state(model, tx, info, 0))
     step = make_eval_step(model, info)
     source = data.ArraySource(images, labels)
     calls = []
-    found = evaluate(state, step, source, 32, four, done=lambda: calls.append(len(calls)))
+    variables = state.network
+    found = evaluate(variables, step, source, 32, four, done=lambda: calls.append(len(calls)))
     assert len(calls) == 5 and step._cache_size() == 1
 
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     (batch, *_) = data.eval_batches(source, batch_size=32)
     traced = step.lower(variables, no_sums(four.mesh), four.put(batch))
     program = traced.compile().as_text()

@@ -23,7 +23,7 @@ def _params():
 
 
 def _steps(config: OptimConfig, params, gradients):
-    tx = optimizer.make(config, total_steps=1000)
+    tx = optimizer.make(config, total_steps=1000, batch_size=1)
     state = tx.init(params)
     for g in gradients:
         updates, state = tx.update(g, state, params)
@@ -83,7 +83,9 @@ def test_gradients_move_everything():
 
 
 def test_schedule_is_piecewise_constant():
-    schedule = optimizer.learning_rate(OptimConfig(lr=0.1, milestones=(0.5, 0.75)), 200)
+    schedule = optimizer.learning_rate(
+        OptimConfig(lr=0.1, milestones=(0.5, 0.75)), 200, batch_size=1
+    )
     rates = np.array([schedule(step) for step in range(200)])
     expected = np.repeat([0.1, 0.01, 0.001], [100, 50, 50])
     np.testing.assert_allclose(rates, expected, rtol=1e-6)  # float32 products of tenths
@@ -91,12 +93,32 @@ def test_schedule_is_piecewise_constant():
 
 def test_the_paper_s_milestones_fall_on_its_epochs():
     imagenet = OptimConfig(lr=1.0, milestones=(0.3, 0.6, 0.8))
-    schedule = optimizer.learning_rate(imagenet, total_steps=100)
+    schedule = optimizer.learning_rate(imagenet, total_steps=100, batch_size=1)
     rates = [float(schedule(step)) for step in range(100)]
     drops = [step for step in range(1, 100) if rates[step] < rates[step - 1]]
     assert drops == [30, 60, 80]
 
 
+def test_a_learning_rate_for_another_batch_is_scaled_after_a_warm_up():
+    """Goyal et al. 2017: 0.1 for 256 images is 3.2 for 8192, reached in 5 of 90 epochs."""
+    config = OptimConfig(lr=0.1, lr_batch=256, warmup=5 / 90, milestones=(1 / 3,))
+    schedule = optimizer.learning_rate(config, total_steps=900, batch_size=8192)
+    rates = np.array([schedule(step) for step in range(900)])
+    rise = 3.2 * np.arange(1, 51) / 50
+    np.testing.assert_allclose(rates[:50], rise, rtol=1e-6)
+    np.testing.assert_allclose(rates[50:], np.repeat([3.2, 0.32], [250, 600]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.004, 0.006])
+def test_a_warm_up_of_one_step_is_none(warmup):
+    config = OptimConfig(lr=0.5, warmup=warmup)
+    schedule = optimizer.learning_rate(config, total_steps=100, batch_size=64)
+    assert [float(schedule(step)) for step in range(3)] == [0.5] * 3
+    # Unscaled, it is what it was to the last bit.
+    rates = [optimizer.highest_rate(OptimConfig(lr=0.05), batch) for batch in range(1, 1000)]
+    assert rates == [0.05] * 999
+
+
 def test_milestones_that_fall_on_one_step_all_count():
-    schedule = optimizer.learning_rate(OptimConfig(lr=1.0, milestones=(0.5, 0.75)), 3)
+    schedule = optimizer.learning_rate(OptimConfig(lr=1.0, milestones=(0.5, 0.75)), 3, batch_size=1)
     np.testing.assert_allclose([schedule(s) for s in range(3)], [1, 1, 0.01], rtol=1e-6)

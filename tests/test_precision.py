@@ -17,7 +17,7 @@ from tcl_jax.conversion import evaluate, load, trace
 from tcl_jax.runs.trained import open_run
 from tcl_jax.simulation import adaptive
 from tcl_jax.tracing.trace import traced
-from tcl_jax.training.step import make_eval_step, no_sums
+from tcl_jax.training.evaluation import make_eval_step, no_sums
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 

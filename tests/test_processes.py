@@ -20,7 +20,8 @@ from tcl_jax.errors import InputError
 from tcl_jax.runs.batches import part
 from tcl_jax.training.log import read
 
-SETTINGS = ["digits-cnet", "--epochs", 3, "--batch-size", 32]
+SETTINGS = ["digits-cnet", "--epochs", 3, "--batch-size", 32, "--accumulate", 2]
+SETTINGS += ["--optim.ema", 0.9, "--shard-optimizer"]
 STEPS = 132
 
 
@@ -89,9 +90,10 @@ def test_losses_do_not_depend_on_who_computes_them(trajectories, shape):
     one, found = trajectories[1, 1], trajectories[shape]
     assert (found["processes"], found["devices"]) == (shape[0], 4)
     assert found["images"] == one["images"] and len(set(one["images"])) == 5
-    for dtype, steps, rtol in (("float32", 10, 1e-5), ("float64", 50, 1e-12)):
-        assert len(set(one[dtype])) == steps and one[dtype][0] > one[dtype][-1]
-        np.testing.assert_allclose(found[dtype], one[dtype], rtol=rtol)
+    for how, steps, rtol in (("float32", 10, 1e-5), ("float64", 50, 1e-12), ("large", 50, 1e-12)):
+        *losses, _ = one[how]
+        assert len(set(losses)) == steps and losses[0] > losses[-1]
+        np.testing.assert_allclose(found[how], one[how], rtol=rtol)
 
 
 def test_training_by_two_processes_whatever_happens(tmp_path):
@@ -251,3 +253,5 @@ def test_one_process_is_a_cluster_too():
         everyone.alone(fails)
     with pytest.raises(InputError, match="a batch of 6 cannot be split over 4 devices"):
         everyone.check_batch_size(6)
+    with pytest.raises(InputError, match=r"of 12 in 2 parts cannot be split over 4 devices: .* 8$"):
+        everyone.check_batch_size(12, parts=2)

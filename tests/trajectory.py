@@ -1,7 +1,8 @@
 """Losses of a short training on all devices of all processes, as test_processes.py starts it.
 
 Arguments: the coordinator's address, how many processes there are, which one this is, and the file
-that the first writes: losses by dtype, and what the augmented images are, all of them.
+that the first writes: by dtype, and with all that large batches need, losses and then the norm of a
+kernel; and what the augmented images are, all of them.
 """
 
 import itertools
@@ -20,10 +21,13 @@ import numpy as np
 from tcl_jax import cluster, data
 from tcl_jax.models.layers import Activation, ConvNorm, flatten, logits
 from tcl_jax.training import optimizer, presets
-from tcl_jax.training.step import init_state, make_train_step
+from tcl_jax.training.placement import placed
+from tcl_jax.training.step import init_state, make_train_step, read_metrics
 
 PRESET = presets.PRESETS.find("digits-cnet")
 STEPS = {"float32": 10, "float64": 50}
+LARGE = {"smoothing": 0.1, "ema": 0.9, "accumulate": 2}
+"""All that a step for large batches has; its optimizer's state is cut over the devices, too."""
 
 
 class Network(nn.Module):
@@ -52,20 +56,22 @@ def batches(everyone: cluster.Cluster, steps: int) -> list[Any]:
         return list(itertools.islice(stream, steps))
 
 
-def losses(everyone: cluster.Cluster, start: Any, dtype: str) -> list[float]:
+def losses(everyone: cluster.Cluster, start: Any, dtype: str, **large: Any) -> list[float]:
     """At every step, at the preset's own learning rate, from a state on."""
     info = data.load("digits").info
-    model = Network(jnp.dtype(dtype))
-    tx = optimizer.make(PRESET.optim, total_steps=1000)
-    state = everyone.replicate(
-        jax.tree.map(lambda x: x.astype(dtype) if x.dtype == np.float32 else x, start)
-    )
-    step = make_train_step(model, tx, info)
+    tx = optimizer.make(PRESET.optim, total_steps=1000, batch_size=1)
+    start = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == np.float32 else x, start)
+    if not large:
+        start = start.replace(average=None)
+    where = placed(start, everyone, shard_optimizer=bool(large))
+    state = everyone.place(start, where)
+    step = make_train_step(Network(jnp.dtype(dtype)), tx, info, where=where, **large)
     found = []
     for batch in batches(everyone, STEPS[dtype]):
         state, metrics = step(state, everyone.put(batch))
-        found.append(metrics["loss"].item())
-    return found
+        found.append(read_metrics(metrics)["loss"])
+    last = everyone.on_host(state.network["params"]["fc"]["kernel"])
+    return [*found, np.linalg.norm(last).item()]
 
 
 def main(address: str, processes: str, process: str, out: str) -> None:
@@ -77,11 +83,12 @@ def main(address: str, processes: str, process: str, out: str) -> None:
     images = [np.concatenate(everyone.gather(batch["image"])) for batch in batches(everyone, 5)]
     content["images"] = [zlib.crc32(image.tobytes()) for image in images]
     info = data.load("digits").info
-    model, tx = Network(), optimizer.make(PRESET.optim, total_steps=1000)
-    start = jax.device_get(init_state(model, tx, info, PRESET.seed))
+    model, tx = Network(), optimizer.make(PRESET.optim, total_steps=1000, batch_size=1)
+    start = jax.device_get(init_state(model, tx, info, PRESET.seed, average=True))
     for dtype in STEPS:
         jax.config.update("jax_enable_x64", dtype == "float64")
         content[dtype] = losses(everyone, start, dtype)
+    content["large"] = losses(everyone, start, "float64", **LARGE)
     if everyone.writes:
         Path(out).write_text(json.dumps(content))
 

@@ -30,6 +30,8 @@ class Options:
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     raw_dir: Folder = None
     """Where the data set's raw files lie, for a machine that cannot download them."""
+    shard_optimizer: bool = False
+    """Cut the optimizer's state over all devices, which saves memory on each."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 
@@ -38,7 +40,7 @@ def main() -> int:
     name, arguments = preset_and_options(presets.PRESETS)
     default = Options(presets.PRESETS.find(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"{program()} {name}")
-    with options.processes.joined(options.config.batch_size) as cluster:
+    with options.processes.joined(options.config.at_once) as cluster:
         result = fit(
             options.config,
             options.workdir,
@@ -46,6 +48,7 @@ def main() -> int:
             data_dir=options.data_dir,
             raw_dir=options.raw_dir,
             cluster=cluster,
+            shard_optimizer=options.shard_optimizer,
         )
     if cluster.writes:
         _say(options, result)

@@ -25,7 +25,7 @@ from tcl_jax.runs.batches import check_counts, images_of, part
 from tcl_jax.runs.converted import LAYER_REPORT, RESULTS, Converted, packed, results_folder
 from tcl_jax.runs.trained import Run
 from tcl_jax.tracing.trace import traced
-from tcl_jax.training.step import inference
+from tcl_jax.training.evaluation import inference
 
 
 def convert_run(

@@ -17,9 +17,9 @@ from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.runs.batches import Split, standardised
 from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset
 from tcl_jax.training import config as configs
-from tcl_jax.training.checkpoint import VARIABLES
+from tcl_jax.training.checkpoint import AVERAGE, VARIABLES
 from tcl_jax.training.config import Config
-from tcl_jax.training.step import inference
+from tcl_jax.training.evaluation import inference
 
 Which = Literal["last", "best"] | int
 
@@ -107,6 +107,7 @@ def open_run(
         )
         for name in VARIABLES
     }
+    averaged = config.optim.ema > 0
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
         steps = checkpoints.steps
         named = {"last": steps[::-1], "best": checkpoints.by_accuracy()}
@@ -116,8 +117,10 @@ def open_run(
                 f"{folder} has no checkpoint {checkpoint} (it has {steps or 'none'}): "
                 "train it first, or convert it again"
             )
-        step, variables, _ = checkpoints.first_intact(
-            candidates, lambda step: checkpoints.restore(step, like, parts=True)
+        expected = {AVERAGE: like} if averaged else like
+        step, found, _ = checkpoints.first_intact(
+            candidates, lambda step: checkpoints.restore(step, expected, parts=True)
         )
+        variables = found[AVERAGE] if averaged else found
     total = config.epochs * data.steps_per_epoch(dataset, config.batch_size)
     return Run(folder, config, step, total, dataset, model, variables)

@@ -19,6 +19,9 @@ _T = TypeVar("_T")
 VARIABLES = ("params", "batch_stats")
 """What a network is, of all that a training state holds."""
 
+AVERAGE = "average"
+"""The running mean of them, where a training keeps one."""
+
 # Where orbax's own managers put accuracies, and older versions of ours.
 _METRICS = Path("metrics", "metrics")
 
@@ -197,7 +200,7 @@ class Checkpoints:
         odd = sorted(set(found.items()) ^ set(expected.items()))[0][0]
         what, advice = (
             ("network", "use the settings it was trained with")
-            if _top(odd) in VARIABLES
+            if _top(odd) in (*VARIABLES, AVERAGE)
             else ("version's training", "go on with that version; convert.py reads it all the same")
         )
         here, there = found.get(odd, "nothing"), expected.get(odd, "nothing")

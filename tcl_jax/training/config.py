@@ -86,10 +86,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Stochastic gradient descent with momentum, and its schedule."""
+    """Stochastic gradient descent with momentum, its schedule, and the loss it descends."""
 
     lr: float = 0.1
-    """Learning rate at the start."""
+    """Learning rate before the first milestone."""
+    lr_batch: int | None = None
+    """Batch size that lr is for: with another it is scaled in proportion, unless this is None."""
+    warmup: float = 0.0
+    """Fraction of all epochs over which the learning rate rises from 0 to its full height."""
     momentum: float = 0.9
     alpha: float = 1e-3
     """α, the L2 coefficient of λ (Eq. 11)."""
@@ -97,11 +101,21 @@ class OptimConfig:
     """The L2 coefficient of the kernels."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """When the learning rate falls to a tenth, as fractions of all epochs."""
+    label_smoothing: float = 0.0
+    """Part of a label that is spread evenly over all classes, in the training loss."""
+    ema: float = 0.0
+    """Decay a step, such as 0.9999, of a running mean of the network, which is then tested and
+    converted in its place; 0 for none."""
 
     def __post_init__(self) -> None:
         _require_types(self, "optim.")
         _require(0 < self.lr < math.inf, "optim.lr", "finite and above 0", self.lr)
-        _require(0 <= self.momentum < 1, "optim.momentum", "in [0, 1)", self.momentum)
+        _require(
+            self.lr_batch is None or self.lr_batch > 0, "optim.lr_batch", "above 0", self.lr_batch
+        )
+        for name in ("warmup", "momentum", "label_smoothing", "ema"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optim.{name}", "in [0, 1)", value)
         for name, value in (("alpha", self.alpha), ("weight_decay", self.weight_decay)):
             _require(
                 0 <= value < math.inf,
@@ -128,6 +142,9 @@ class Config:
     epochs: int = 200
     batch_size: int = 128
     """Images a step, over all devices."""
+    accumulate: int = 1
+    """Parts of a batch that a step computes one after another, on GPU and TPU in less memory: their
+    gradients are averaged, and batch normalisation sees one at a time."""
     seed: int = 0
     """Seed of the initial weights, the order of images and their augmentation."""
 
@@ -135,7 +152,19 @@ class Config:
         _require_types(self, "")
         _require(self.epochs > 0, "epochs", "above 0", self.epochs)
         _require(self.batch_size > 0, "batch_size", "above 0", self.batch_size)
+        _require(self.accumulate > 0, "accumulate", "above 0", self.accumulate)
+        _require(
+            self.batch_size % self.accumulate == 0,
+            "accumulate",
+            f"a divisor of batch_size={self.batch_size}",
+            self.accumulate,
+        )
         _require(self.seed >= 0, "seed", "0 or above", self.seed)
+
+    @property
+    def at_once(self) -> int:
+        """Images that are computed together, over all devices."""
+        return self.batch_size // self.accumulate
 
 
 def write(config: Config, path: Path) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +19,12 @@ from tcl_jax.cluster import Cluster, everywhere
 from tcl_jax.errors import InputError
 from tcl_jax.training import optimizer
 from tcl_jax.training.config import Config, flat
+from tcl_jax.training.evaluation import evaluate, make_eval_step
+from tcl_jax.training.headlines import headlines
+from tcl_jax.training.placement import placed
 from tcl_jax.training.recorder import Recorder, check_folder, recorder_of
 from tcl_jax.training.setup import build_model, load_dataset
-from tcl_jax.training.step import (
-    TrainState,
-    init_state,
-    lambdas,
-    make_eval_step,
-    make_train_step,
-    no_sums,
-    rates,
-)
+from tcl_jax.training.step import init_state, lambdas, make_train_step, read_metrics
 
 _LOG_EVERY = 50
 
@@ -62,6 +57,7 @@ def fit(
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
     cluster: Cluster | None = None,
+    shard_optimizer: bool = False,
 ) -> Result:
     """Train a network and leave a run's folder behind.
 
@@ -81,6 +77,8 @@ def fit(
         raw_dir: where raw files of the data set lie.
         cluster: the devices, and the processes; all there are when None.  Each process calls this,
             the first alone writes, and reads what was written.
+        shard_optimizer: cut the optimizer's momentum, and a running mean of the network, over all
+            devices, each of which updates its part (Rajbhandari et al. 2020, *ZeRO*, stage 1).
 
     Returns:
         How it ended.
@@ -92,8 +90,8 @@ def fit(
     """
     workdir = Path(workdir)
     cluster = cluster or everywhere()
-    cluster.check_batch_size(config.batch_size)
-    cluster.check_same(**flat(config))
+    cluster.check_batch_size(config.batch_size, config.accumulate)
+    cluster.check_same(**flat(config), shard_optimizer=shard_optimizer)
     cluster.alone(lambda: check_folder(config, workdir, resume))
     dataset = cluster.first(lambda: load_dataset(config, data_dir=data_dir, raw_dir=raw_dir))
     info = dataset.info
@@ -101,18 +99,26 @@ def fit(
     model = build_model(config, info)
     steps_per_epoch = data.steps_per_epoch(dataset, config.batch_size)
     total_steps = steps_per_epoch * config.epochs
-    tx = optimizer.make(config.optim, total_steps)
-    schedule = optimizer.learning_rate(config.optim, total_steps)
-    train_step, eval_step = make_train_step(model, tx, info), make_eval_step(model, info)
-
-    def fresh() -> TrainState:
-        return init_state(model, tx, info, config.seed)
+    tx = optimizer.make(config.optim, total_steps, config.batch_size)
+    schedule = optimizer.learning_rate(config.optim, total_steps, config.batch_size)
+    fresh = partial(init_state, model, tx, info, config.seed, average=config.optim.ema > 0)
+    shapes = jax.eval_shape(fresh)
+    where = placed(shapes, cluster, shard_optimizer=shard_optimizer)
+    eval_step = make_eval_step(model, info)
+    train_step = make_train_step(
+        model,
+        tx,
+        info,
+        smoothing=config.optim.label_smoothing,
+        ema=config.optim.ema,
+        accumulate=config.accumulate,
+        where=where,
+    )
 
     with (
         _interruptible() as received,
         recorder_of(cluster, workdir, total_steps) as recorder,
     ):
-        shapes = jax.eval_shape(fresh)
         begun = cluster.alone(lambda: recorder.begin(config, resume, shapes))
         step = begun.step
         saved = None if begun.state is None else step
@@ -120,7 +126,7 @@ def fit(
         unrated = step % steps_per_epoch == 0 < step and not begun.evaluated
         if step == total_steps and not unrated:
             return Result(step, None, None)
-        state = cluster.replicate(fresh() if begun.state is None else begun.state)
+        state = fresh(where=where) if begun.state is None else cluster.place(begun.state, where)
         stop = _Stop(cluster, received)
         accuracy = None
         batches = data.train_batches(
@@ -132,12 +138,13 @@ def fit(
             shard=cluster.shard,
         )
         with closing(batches):
-            recorder.start(step, _headline(config, state, info, cluster))
-            before: dict[str, Any] = {}  # the step before, whose numbers are ready by now
+            recorder.start(step, headlines(config, info, cluster, shapes, where))
+            before: Any = None  # what the step before has found, which is ready by now
             started = time.monotonic()
 
             def save() -> None:
-                cluster.alone(lambda: recorder.save(step, state))
+                whole = cluster.on_host(state)
+                cluster.alone(lambda: recorder.save(step, whole))
 
             def heed() -> None:
                 recorder.beat(step, "evaluating")
@@ -158,24 +165,26 @@ def fit(
                     if step % steps_per_epoch:
                         continue
                     _check_and_log(recorder, before, step)
-                    before = {}
+                    before = None
                     save()
                     saved, unrated = step, True
                 try:
+                    network = cluster.gathered(state.network)
                     test = evaluate(
-                        state, eval_step, dataset.test, config.batch_size, cluster, done=heed
+                        network, eval_step, dataset.test, config.at_once, cluster, done=heed
                     )
                 except _Stopped:
                     break
+                sums, bounds = jax.device_get((state.sums, lambdas(network["params"])))
                 found = {
                     "epoch": step // steps_per_epoch,
-                    "train_loss": state.sums["loss"].item() / steps_per_epoch,
-                    "train_accuracy": state.sums["accuracy"].item() / steps_per_epoch,
+                    "train_loss": sums["loss"].item() / steps_per_epoch,
+                    "train_accuracy": sums["accuracy"].item() / steps_per_epoch,
                     "test_loss": test["loss"],
                     "test_accuracy": test["accuracy"],
                     "lr": float(schedule(step - 1)),
                     "seconds": time.monotonic() - started,
-                    "lambda": {k: v.item() for k, v in lambdas(state.params).items()},
+                    "lambda": {name: bound.item() for name, bound in bounds.items()},
                 }
                 accuracy = test["accuracy"]
                 line = _line(found, config.epochs)
@@ -217,40 +226,12 @@ class _Stop:
         return signal.SIGINT if signal.SIGINT in self._received else max(self._received, default=0)
 
 
-def evaluate(
-    state: TrainState,
-    eval_step: Any,
-    source: data.Source,
-    batch_size: int,
-    cluster: Cluster,
-    *,
-    done: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Mean loss and accuracy over a whole split, exact whatever the batch size.
-
-    Args:
-        state: what is evaluated.
-        eval_step: of `make_eval_step`.
-        source: the split.
-        batch_size: images at a time, over all devices of all processes.
-        cluster: the devices.
-        done: called after each batch.
-    """
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    sums = no_sums(cluster.mesh)
-    batches = data.eval_batches(source, batch_size=batch_size, shard=cluster.shard)
-    with closing(batches):
-        for batch in batches:
-            sums = eval_step(variables, sums, cluster.put(batch))
-            done()
-    return rates(sums)
-
-
-def _check_and_log(recorder: Recorder, metrics: dict[str, Any], step: int) -> None:
+def _check_and_log(recorder: Recorder, metrics: Any, step: int) -> None:
     """Stop where training went astray; read one step late, so that the device never waits."""
-    if not metrics:
+    if metrics is None:
         return
-    loss, smallest = metrics["loss"].item(), metrics["smallest_lambda"].item()
+    found = read_metrics(metrics)
+    loss, smallest = found["loss"], found["smallest_lambda"]
     if not math.isfinite(loss):
         raise InputError(
             f"the loss became {loss} at step {step}: lower optim.lr (checkpoints saved before "
@@ -280,23 +261,6 @@ def _interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _headline(config: Config, state: TrainState, info: data.DataInfo, cluster: Cluster) -> str:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    clips = len(lambdas(state.params))
-    mesh = cluster.mesh
-    return (
-        f"{config.model.name}, {parameters / 1e6:.2f} M parameters, "
-        + (f"λ of {clips} layers trained with α = {config.optim.alpha:g}" if clips else "no TCL")
-        + f"; {info.name}, {info.num_train} images of {'×'.join(map(str, info.image_shape))}; "
-        + _counted(mesh.size, f"{mesh.devices.flat[0].platform} device")
-        + (f" of {cluster.processes} processes" if cluster.processes > 1 else "")
-    )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:

@@ -2,9 +2,9 @@
 
 From the paper: 200 epochs on CIFAR and 100 on ImageNet, the learning rate divided by ten at epochs
 100 and 150, and 30, 60 and 80; it starts at 0.1, but at 0.01 for VGG-16 and CNET on CIFAR; λ starts
-at 4.0; α is that of Table II.  Ours, where the paper is silent: batch 128 (256 on ImageNet),
-momentum 0.9, weight decay 5e-4 (1e-4 on ImageNet), crop and flip; and all of CIFAR-100, where a
-network has its settings for CIFAR-10.
+at 4.0; α is that of Table II.  Ours, where the paper is silent: batch 128 (256 on ImageNet, where
+the learning rate is scaled with it), momentum 0.9, weight decay 5e-4 (1e-4 on ImageNet), crop and
+flip; and all of CIFAR-100, where a network has its settings for CIFAR-10.
 
 CNN-3, CNN-4, VGG-15 and Inception-V3 stand in Table II as others' work, which the paper did not
 train: their learning rates and α are ours too, those of the networks most like them.
@@ -31,7 +31,9 @@ def _imagenet(network: str, image_size: int | None = None) -> Config:
     return Config(
         ModelConfig(network),
         DataConfig("imagenet2012", augment="resized_crop_flip", image_size=image_size),
-        OptimConfig(lr=0.1, alpha=1e-4, weight_decay=1e-4, milestones=(0.3, 0.6, 0.8)),
+        OptimConfig(
+            lr=0.1, lr_batch=256, alpha=1e-4, weight_decay=1e-4, milestones=(0.3, 0.6, 0.8)
+        ),
         epochs=100,
         batch_size=256,
     )

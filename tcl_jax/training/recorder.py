@@ -55,7 +55,7 @@ class Recorder:
         """
         raise NotImplementedError("where to start is for the process that writes to say")
 
-    def start(self, step: int, headline: str) -> None:
+    def start(self, step: int, headlines: list[str]) -> None:
         """Say what is trained, and go on with the log after a step."""
 
     def beat(self, step: int, doing: Doing) -> None:
@@ -115,11 +115,11 @@ class FolderRecorder(Recorder):
             self._remarks.append("it had saved no checkpoint: starting anew")
         return Start(0, None, False)
 
-    def start(self, step: int, headline: str) -> None:
+    def start(self, step: int, headlines: list[str]) -> None:
         self._heartbeat.beat(step, "starting")
         self._log = self._open.enter_context(MetricsLog(self._workdir, step))
         self._display = self._open.enter_context(progress.make("steps"))
-        for line in (headline, *self._remarks):
+        for line in (*headlines, *self._remarks):
             progress.say(self._display, line)
         self._bar = self._display.add_task(
             "training", total=self._total_steps, completed=step, note=""
@@ -137,7 +137,7 @@ class FolderRecorder(Recorder):
 
     def save(self, step: int, state: TrainState) -> None:
         self._heartbeat.beat(step, "saving")
-        self._checkpoints.save(step, state)
+        self._checkpoints.save(step, _held(state))
 
     def rate(self, step: int, record: dict[str, Any], line: str) -> None:
         self._heartbeat.beat(step, "saving")
@@ -170,11 +170,16 @@ def check_folder(config: Config, workdir: Path, resume: bool) -> None:
         )
 
 
+def _held(state: TrainState) -> dict[str, Any]:
+    """What is in a state: one without a running mean is saved as it was before there were any."""
+    return {name: part for name, part in vars(state).items() if part is not None}
+
+
 def _restored(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState]:
     """The newest state that is not damaged; those after it are set aside, for new ones."""
     steps = checkpoints.steps[::-1]
     step, found, damaged = checkpoints.first_intact(
-        steps, lambda step: checkpoints.restore(step, vars(like))
+        steps, lambda step: checkpoints.restore(step, _held(like))
     )
     for broken in damaged:
         checkpoints.set_aside(broken)

@@ -1,155 +1,190 @@
-"""Training state and the two jitted steps: train and evaluate."""
+"""The training state, and the jitted step that changes it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from tcl_jax.clipping import LAMBDA
 from tcl_jax.data import DataInfo, standardize
+from tcl_jax.promotion import implicit
 
 Batch = dict[str, Any]
-Metrics = dict[str, Array]
-Inference = Callable[[Any, Array], Array]
+Variables = dict[str, Any]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes."""
+    """All that a step changes, in float32 whatever type the network computes in."""
 
     step: Int[Array, ""]
     params: Any
     batch_stats: Any
     opt_state: Any
-    sums: Metrics
+    sums: dict[str, Array]
     """Loss and accuracy summed since the epoch began: kept on the device, and resumed with it."""
+    average: Variables | None = None
+    """The running mean of parameters and batch statistics, where there is one."""
+
+    @property
+    def network(self) -> Variables:
+        """What is tested and converted."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, info: DataInfo, seed: int
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    info: DataInfo,
+    seed: int,
+    *,
+    average: bool = False,
+    where: TrainState | None = None,
 ) -> TrainState:
-    """A fresh state, the same for the same seed."""
+    """A fresh state, the same for the same seed.
+
+    Args:
+        model: the network.
+        tx: the optimizer.
+        info: of its images.
+        seed: of its weights.
+        average: keep a running mean of the network.
+        where: a sharding for each array, which is made there at once; JAX's choice if None.
+    """
 
     # As one program: one for each operation would be compiled for seconds, and run the network.
-    @jax.jit
     def make(key: Array) -> TrainState:
         variables = model.init(key, jnp.zeros((1, *info.image_shape)))
-        params = variables["params"]
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
         return TrainState(
             jnp.zeros((), jnp.int32),
             params,
-            variables.get("batch_stats", {}),
+            batch_stats,
             tx.init(params),
             {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())},
+            {"params": params, "batch_stats": batch_stats} if average else None,
         )
 
-    state: TrainState = make(jax.random.key(seed))
+    state: TrainState = jax.jit(make, out_shardings=where)(jax.random.key(seed))
     return state
 
 
 def cross_entropy(
-    logits: Float[Array, "b classes"], labels: Int[Array, " b"]
+    logits: Float[Array, "b classes"], labels: Int[Array, " b"], smoothing: float = 0.0
 ) -> Float[Array, " b"]:
-    return jnp.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    """Of every image.
+
+    Args:
+        logits: the network's.
+        labels: the true classes.
+        smoothing: part of each label that is spread evenly over all classes (Szegedy et al. 2016,
+            *Rethinking the Inception Architecture*, §7).
+    """
+    if not smoothing:
+        return jnp.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    exact = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return jnp.asarray(optax.softmax_cross_entropy(logits, optax.smooth_labels(exact, smoothing)))
 
 
 def make_train_step(
-    model: nn.Module, tx: optax.GradientTransformation, info: DataInfo
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """``state, batch -> state, {loss, accuracy, smallest_lambda}``; the state is donated."""
-
-    apply: Any = model.apply  # typed as returning one value or two, by its arguments
-
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images = standardize(batch["image"], info)
-
-        def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            logits, updated = apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return cross_entropy(logits, batch["label"]).mean(), (logits, updated["batch_stats"])
-
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
-        )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
-        sums = jax.tree.map(jnp.add, state.sums, metrics)
-        state = TrainState(state.step + 1, params, batch_stats, opt_state, sums)
-        metrics["smallest_lambda"] = jnp.min(jnp.stack([jnp.inf, *lambdas(params).values()]))
-        return state, metrics
-
-    return jax.jit(train_step, donate_argnums=0)
-
-
-def inference(model: nn.Module, precision: str | None = None) -> Inference:
-    """``variables, standardised images -> logits``, of the network in inference mode.
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    info: DataInfo,
+    *,
+    smoothing: float = 0.0,
+    ema: float = 0.0,
+    accumulate: int = 1,
+    where: TrainState | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Float[Array, "3"]]]:
+    """``state, batch -> state, numbers``, which `read_metrics` names; the state is donated.
 
     Args:
         model: the network.
-        precision: of products, as `jax.default_matmul_precision` takes it; JAX's setting when None.
+        tx: the optimizer.
+        info: of its images.
+        smoothing: of labels, as `cross_entropy` has it.
+        ema: decay of the running mean, where the state has one; less at the first steps, whose
+            weights are soon of no worth: min(ema, (1 + step)/(10 + step)).
+        accumulate: parts of a batch that are computed one after another, their gradients averaged:
+            the update of the whole batch, but that batch normalisation has the statistics of one
+            part at a time.
+        where: a sharding for each array of the state; JAX's choice if None.
     """
 
-    def logits(variables: Any, images: Array) -> Array:
-        with jax.default_matmul_precision(precision) if precision else nullcontext():
-            return cast(Array, model.apply(variables, images, train=False))
+    apply: Any = model.apply  # typed as returning one value or two, by its arguments
 
-    return logits
+    def loss_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[Array, tuple[Array, Any]]:
+        logits, updated = apply(
+            {"params": params, "batch_stats": batch_stats},
+            standardize(batch["image"], info),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        accuracy = jnp.mean(logits.argmax(-1) == batch["label"])
+        loss = cross_entropy(logits, batch["label"], smoothing).mean()
+        return loss, (accuracy, updated["batch_stats"])
+
+    def gradient(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any]:
+        (loss, (accuracy, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            params, batch_stats, batch
+        )
+        return batch_stats, ({"loss": loss, "accuracy": accuracy}, grads)
+
+    def mean_gradient(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any]:
+        def add(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], None]:
+            batch_stats, found = gradient(params, carry[0], part)
+            return (batch_stats, jax.tree.map(jnp.add, carry[1], found)), None
+
+        def every(x: Array) -> Array:
+            """So manieth image: each device has a run of them, and so its share of every part."""
+            return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+        parts = jax.tree.map(every, batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        _, shapes = jax.eval_shape(gradient, params, batch_stats, first)
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (batch_stats, total), _ = jax.lax.platform_dependent(
+            (batch_stats, nothing),
+            parts,
+            default=partial(jax.lax.scan, add),
+            # XLA leaves gradients of convolutions in loops to code that is many times slower.
+            cpu=partial(jax.lax.scan, add, unroll=True),
+        )
+        return batch_stats, jax.tree.map(lambda x: x / accumulate, total)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        batch_stats, (metrics, grads) = (gradient if accumulate == 1 else mean_gradient)(
+            state.params, state.batch_stats, batch
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        sums = jax.tree.map(jnp.add, state.sums, metrics)
+        average = state.average
+        if average is not None:
+            average = _nearer(average, {"params": params, "batch_stats": batch_stats}, state.step)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, sums, average)
+        smallest = jnp.min(jnp.stack([jnp.inf, *lambdas(params).values()]))
+        return state, jnp.stack([metrics["loss"], metrics["accuracy"], smallest])
+
+    @implicit()
+    def _nearer(average: Variables, network: Variables, step: Array) -> Any:
+        decay = jnp.minimum(ema, (1 + step) / (10 + step))
+        return optax.incremental_update(network, average, 1 - decay)
+
+    return jax.jit(train_step, donate_argnums=0, out_shardings=where and (where, where.step))
 
 
-def make_eval_step(
-    model: nn.Module, info: DataInfo, precision: str | None = None
-) -> Callable[[Any, Metrics, Batch], Metrics]:
-    """``variables, sums, masked batch -> sums`` of {loss, correct, seen}, from `no_sums` on.
-
-    Each device sums what it has seen, so that none waits for another.  Steps that meet in an
-    all-reduce can deadlock on CPU devices where 32 are in flight, the most that XLA launches on
-    one: the thread that waits to launch another is then lacking where a step waits for its part on
-    the other device.  XLA aborts the process after 40 seconds.
-    """
-
-    network = inference(model, precision)
-
-    @jax.jit
-    def eval_step(variables: Any, sums: Metrics, batch: Batch) -> Metrics:
-        logits = network(variables, standardize(batch["image"], info))
-        mask = batch["mask"]
-        found = {
-            "loss": jnp.where(mask, cross_entropy(logits, batch["label"]), 0.0),
-            "correct": (logits.argmax(-1) == batch["label"]) & mask,
-            "seen": mask,
-        }
-        after: Metrics = jax.tree.map(lambda s, f: s + f.reshape(s.size, -1).sum(1), sums, found)
-        return after
-
-    return eval_step
-
-
-def no_sums(mesh: Mesh) -> Metrics:
-    """What an evaluation starts from: for each device a sum of its own."""
-    on_each = NamedSharding(mesh, PartitionSpec("data"))
-    types = {"loss": jnp.float32, "correct": jnp.int32, "seen": jnp.int32}
-    return {name: jnp.zeros(mesh.size, dtype, device=on_each) for name, dtype in types.items()}
-
-
-def rates(sums: Metrics) -> dict[str, float]:
-    """What an evaluation ends with: mean loss, accuracy, and the number of images."""
-    on_host = process_allgather(sums, tiled=True)
-    total = {name: values.sum().item() for name, values in on_host.items()}
-    seen = total["seen"]
-    return {"loss": total["loss"] / seen, "accuracy": total["correct"] / seen, "images": seen}
+def read_metrics(numbers: Float[Array, "3"]) -> dict[str, float]:
+    """Loss and accuracy of a step, and the smallest λ after it, in one transfer."""
+    loss, accuracy, smallest = np.asarray(numbers).tolist()
+    return {"loss": loss, "accuracy": accuracy, "smallest_lambda": smallest}
 
 
 def lambdas(params: Any) -> dict[str, Float[Array, ""]]:
