@@ -13,7 +13,7 @@ demo: $(VENV)/.installed  ## train, convert and simulate a small network: under 
 	@echo "the curve is in $(DEMO)/curve.png and $(DEMO)/curve.csv"
 
 test: $(VENV)/.installed-test  ## all tests, but for those of the largest networks
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.installed-test  ## what tests of smaller networks cover too, of the largest: minutes
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m long

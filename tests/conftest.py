@@ -47,6 +47,18 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+SLOW = ("laws", "processes", "bad_inputs", "record", "resume", "end_to_end", "results", "heartbeat")
+"""Files that take longest, to start with: two workers then come to their end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return SLOW.index(name) if name in SLOW else len(SLOW)
+
+    items.sort(key=place)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ[COMPILED], ignore_errors=True)

@@ -20,9 +20,9 @@ from tcl_jax.errors import InputError
 from tcl_jax.runs.batches import part
 from tcl_jax.training.log import read
 
-SETTINGS = ["digits-cnet", "--epochs", 3, "--batch-size", 32, "--accumulate", 2]
+SETTINGS = ["digits-cnet", "--epochs", 3, "--batch-size", 64, "--accumulate", 2]
 SETTINGS += ["--optim.ema", 0.9, "--shard-optimizer"]
-STEPS = 132
+STEPS = 66
 
 
 def devices(count: int) -> dict[str, str]:
@@ -90,7 +90,7 @@ def test_losses_do_not_depend_on_who_computes_them(trajectories, shape):
     one, found = trajectories[1, 1], trajectories[shape]
     assert (found["processes"], found["devices"]) == (shape[0], 4)
     assert found["images"] == one["images"] and len(set(one["images"])) == 5
-    for how, steps, rtol in (("float32", 10, 1e-5), ("float64", 50, 1e-12), ("large", 50, 1e-12)):
+    for how, steps, rtol in (("float32", 10, 1e-5), ("float64", 50, 1e-12), ("large", 10, 1e-12)):
         *losses, _ = one[how]
         assert len(set(losses)) == steps and losses[0] > losses[-1]
         np.testing.assert_allclose(found[how], one[how], rtol=rtol)
@@ -103,7 +103,7 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
     options = [*SETTINGS, "--workdir", folder]
 
     first, second = start(2, "train", *options)
-    wait_until(lambda: any(r["step"] >= 44 for r in _log(folder)), first)
+    wait_until(lambda: any(r["step"] >= 22 for r in _log(folder)), first)
     second.kill()
     assert finish(second).status == -signal.SIGKILL
     done = finish(first)
@@ -111,12 +111,12 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
     assert done.status == 2 and not (folder / "checkpoints" / str(STEPS)).exists()
 
     first, second = start(2, "train", *options, "--resume")
-    wait_until(lambda: any(r["step"] >= 88 for r in _log(folder)), first)
+    wait_until(lambda: any(r["step"] >= 44 for r in _log(folder)), first)
     second.send_signal(signal.SIGTERM)
     done = finish(first)
     assert said(succeeded(finish(second))) == ""
     (stopped,) = re.findall(r"^stopped and saved at step (\d+); to go on: .*", done.out, re.M)
-    assert done.status == 0 and 88 <= int(stopped) < STEPS
+    assert done.status == 0 and 44 <= int(stopped) < STEPS
     assert (folder / "checkpoints" / stopped).is_dir()
 
     succeed("train", *options, "--resume", **devices(2))

@@ -25,7 +25,7 @@ from tcl_jax.training.placement import placed
 from tcl_jax.training.step import init_state, make_train_step, read_metrics
 
 PRESET = presets.PRESETS.find("digits-cnet")
-STEPS = {"float32": 10, "float64": 50}
+STEPS = {"float32": 10, "float64": 50, "large": 10}
 LARGE = {"smoothing": 0.1, "ema": 0.9, "accumulate": 2}
 """All that a step for large batches has; its optimizer's state is cut over the devices, too."""
 
@@ -56,7 +56,9 @@ def batches(everyone: cluster.Cluster, steps: int) -> list[Any]:
         return list(itertools.islice(stream, steps))
 
 
-def losses(everyone: cluster.Cluster, start: Any, dtype: str, **large: Any) -> list[float]:
+def losses(
+    everyone: cluster.Cluster, start: Any, dtype: str, steps: int, **large: Any
+) -> list[float]:
     """At every step, at the preset's own learning rate, from a state on."""
     info = data.load("digits").info
     tx = optimizer.make(PRESET.optim, total_steps=1000, batch_size=1)
@@ -67,7 +69,7 @@ def losses(everyone: cluster.Cluster, start: Any, dtype: str, **large: Any) -> l
     state = everyone.place(start, where)
     step = make_train_step(Network(jnp.dtype(dtype)), tx, info, where=where, **large)
     found = []
-    for batch in batches(everyone, STEPS[dtype]):
+    for batch in batches(everyone, steps):
         state, metrics = step(state, everyone.put(batch))
         found.append(read_metrics(metrics)["loss"])
     last = everyone.on_host(state.network["params"]["fc"]["kernel"])
@@ -85,10 +87,11 @@ def main(address: str, processes: str, process: str, out: str) -> None:
     info = data.load("digits").info
     model, tx = Network(), optimizer.make(PRESET.optim, total_steps=1000, batch_size=1)
     start = jax.device_get(init_state(model, tx, info, PRESET.seed, average=True))
-    for dtype in STEPS:
+    for how, steps in STEPS.items():
+        dtype = "float32" if how == "float32" else "float64"
         jax.config.update("jax_enable_x64", dtype == "float64")
-        content[dtype] = losses(everyone, start, dtype)
-    content["large"] = losses(everyone, start, "float64", **LARGE)
+        large = LARGE if how == "large" else {}
+        content[how] = losses(everyone, start, dtype, steps, **large)
     if everyone.writes:
         Path(out).write_text(json.dumps(content))
 
