@@ -12,10 +12,10 @@ demo: $(VENV)/.installed  ## train, convert and simulate a small network: under 
 	$(BIN)/python simulate.py $(DEMO) --timesteps 100
 	@echo "the curve is in $(DEMO)/curve.png and $(DEMO)/curve.csv"
 
-test: $(VENV)/.installed-test  ## all tests, but for those of the largest networks
+test: $(VENV)/.installed-test  ## all tests, but for more pairs of methods and the largest networks
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-long: $(VENV)/.installed-test  ## what tests of smaller networks cover too, of the largest: minutes
+test-long: $(VENV)/.installed-test  ## those: minutes
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m long
 
 fuzz: $(VENV)/.installed-test  ## convert and simulate random networks with new seeds: 10 minutes

@@ -1,10 +1,12 @@
 """Laws of every operation, norm, neuron, coding and readout: a table each, a new one is a row.
 
+Every row is tested with two of another table, or with the simplest; all pairs by `make test-long`.
+
 All in float64, with numbers that are never rounded, or of so many bits that no membrane potential
 meets its threshold by chance: spikes are compared one by one, without a tolerance.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -180,7 +182,28 @@ CASES = {
         for norm in ("tcl", *NORMS)
     },
 }
-every_case = pytest.mark.parametrize("case", CASES)
+
+
+def _pairs(names: Iterable[str], norms: Iterable[str], shift: int = 0) -> list[Any]:
+    """All of them, of which those are for `make test-long` that are not every third, or TCL."""
+    rows = enumerate(names, start=shift)
+    return [
+        pytest.param(*both, marks=[] if both[1] == "tcl" or (i + j) % 3 == 0 else pytest.mark.long)
+        for i, name in rows
+        for j, both in enumerate((name, norm) for norm in norms)
+    ]
+
+
+every_case = pytest.mark.parametrize(
+    "case",
+    [
+        *(case for case in CASES if case.startswith("operation: ")),
+        *(
+            pytest.param(", ".join(pair.values), marks=pair.marks)
+            for pair in _pairs(NETWORKS, ("tcl", *NORMS))
+        ),
+    ],
+)
 
 
 # --- Laws of operations and norms -----------------------------------------------------------
@@ -246,8 +269,7 @@ def test_spikes_of_size_lambda_are_those_of_size_1(case):
     assert np.mean([np.mean(spikes) for spikes in small.values()]) > 0.01
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name, norm", _pairs(NETWORKS, NORMS, shift=1))
 def test_a_norm_is_one_number_a_layer_or_a_channel(name, norm):
     it = _network(name, norm)
     channels = {n.name: g.shapes(it.lam)[n.name][-1:] for n in it.lam.neurons}
@@ -279,7 +301,9 @@ def test_what_is_saved_is_what_is_loaded(case, tmp_path):
 
 
 @pytest.mark.parametrize("per", ["", "/channel"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "chain" else pytest.mark.long) for n in NETWORKS]
+)
 def test_other_norms_are_the_same_program(name, per, compilations):
     norms = [norm for norm in NORMS if norm.endswith("/channel") == bool(per)]
     x = jnp.asarray(images(3))
@@ -315,8 +339,17 @@ def test_every_method_has_a_row():
         assert all(known.read(str(known.read(text))) == known.read(text) for text in rows)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("neurons", NEURONS)
+SIMPLEST = ("integrate and fire", "analog")
+
+
+@pytest.mark.parametrize(
+    "neurons, coding",
+    [
+        pytest.param(n, c, marks=() if n in SIMPLEST or c in SIMPLEST else pytest.mark.long)
+        for n in NEURONS
+        for c in CODINGS
+    ],
+)
 def test_what_is_read_depends_on_neither_lambda_nor_batch(neurons, coding, compilations):
     it = _operation("sum of spikes")
     names = [n.name for n in it.one.spiking]
