@@ -104,8 +104,8 @@ class OptimConfig:
     label_smoothing: float = 0.0
     """Part of a label that is spread evenly over all classes, in the training loss."""
     ema: float = 0.0
-    """Decay a step, such as 0.9999, of a running mean of the network, which is then tested and
-    converted in its place; 0 for none."""
+    """Decay a step of a running mean of the network, which is tested and converted in its place:
+    0.999 is a mean of about the last 1000 steps; 0 for none."""
 
     def __post_init__(self) -> None:
         _require_types(self, "optim.")

@@ -142,11 +142,11 @@ def make_train_step(
             batch_stats, found = gradient(params, carry[0], part)
             return (batch_stats, jax.tree.map(jnp.add, carry[1], found)), None
 
-        def every(x: Array) -> Array:
-            """So manieth image: each device has a run of them, and so its share of every part."""
+        def split(x: Array) -> Array:
+            # Neighbours into different parts: a device has neighbours, and so a share of each part.
             return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-        parts = jax.tree.map(every, batch)
+        parts = jax.tree.map(split, batch)
         first = jax.tree.map(lambda x: x[0], parts)
         _, shapes = jax.eval_shape(gradient, params, batch_stats, first)
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -168,17 +168,20 @@ def make_train_step(
         sums = jax.tree.map(jnp.add, state.sums, metrics)
         average = state.average
         if average is not None:
-            average = _nearer(average, {"params": params, "batch_stats": batch_stats}, state.step)
+            network = {"params": params, "batch_stats": batch_stats}
+            average = _nearer(average, network, state.step, ema)
         state = TrainState(state.step + 1, params, batch_stats, opt_state, sums, average)
         smallest = jnp.min(jnp.stack([jnp.inf, *lambdas(params).values()]))
         return state, jnp.stack([metrics["loss"], metrics["accuracy"], smallest])
 
-    @implicit()
-    def _nearer(average: Variables, network: Variables, step: Array) -> Any:
-        decay = jnp.minimum(ema, (1 + step) / (10 + step))
-        return optax.incremental_update(network, average, 1 - decay)
-
     return jax.jit(train_step, donate_argnums=0, out_shardings=where and (where, where.step))
+
+
+@implicit()
+def _nearer(average: Variables, network: Variables, step: Array, ema: float) -> Any:
+    """The running mean, after a step that has led to a network."""
+    decay = jnp.minimum(ema, (1 + step) / (10 + step))
+    return optax.incremental_update(network, average, 1 - decay)
 
 
 def read_metrics(numbers: Float[Array, "3"]) -> dict[str, float]:
