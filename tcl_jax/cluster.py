@@ -117,22 +117,30 @@ class Cluster:
         """The arrays of the devices, all of them whole on each."""
         return jax.device_put(tree, self.whole)
 
-    def on_host(self, tree: Any) -> Any:
-        """The arrays of the devices as NumPy's, whole on every process, one after another."""
-        return jax.tree.map(_fetched, tree)
+    def to_writer(self, tree: Any) -> Any:
+        """The arrays of the devices, whole, as NumPy's on the process that writes; None elsewhere.
 
-    def vote(self, number: int) -> Any:
-        """The largest number that a process gives: asked now, to be read later by `int`.
+        One after another, so that no device holds all of those that are cut.
+        """
+        return jax.tree.map(self._to_writer, tree)
+
+    def _to_writer(self, array: jax.Array) -> np.ndarray | None:
+        whole = array if array.is_fully_replicated else process_allgather(array, tiled=True)
+        return np.asarray(whole) if self.writes else None
+
+    def vote(self, *numbers: int) -> Any:
+        """The largest that a process gives of each number: asked now, to be read later.
 
         Read one step late, it makes no device wait.
         """
         if self.processes == 1:
-            return number
-        return _largest(self.put(np.full(self.mesh.size // self.processes, number, np.int32)))
+            return numbers
+        each = self.mesh.size // self.processes
+        return _largest(self.put(np.tile(np.asarray(numbers, np.int32), (each, 1))))
 
     def agree(self, number: int) -> int:
         """The largest number that a process gives, on every process."""
-        return int(self.vote(number))
+        return int(self.vote(number)[0])
 
     def gather(self, value: _T) -> list[_T]:
         """What each process gives, anything that can be pickled, in their order, on every process.
@@ -247,11 +255,6 @@ def _placed(array: Any, where: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
-def _fetched(array: jax.Array) -> np.ndarray:
-    whole = array.is_fully_replicated
-    return np.asarray(array if whole else process_allgather(array, tiled=True))
-
-
 def _attempted(do: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
     """What was found, or the failure that is to be known to all."""
     try:
@@ -262,4 +265,4 @@ def _attempted(do: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
 
 @jax.jit
 def _largest(numbers: jax.Array) -> jax.Array:
-    return jnp.max(numbers)
+    return jnp.max(numbers, axis=0)

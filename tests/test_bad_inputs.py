@@ -232,7 +232,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "untrained": lambda run: shutil.rmtree(run / "checkpoints"),
     "truncated": lambda run: [_half(f) for f in _data(_only_checkpoint(run))],
     "flipped": lambda run: [_flip(f) for f in _data(_only_checkpoint(run))],
-    "gutted": lambda run: shutil.rmtree(_only_checkpoint(run) / "state" / "d"),
+    "gutted": lambda run: shutil.rmtree(_only_checkpoint(run) / "model" / "d"),
     "other": lambda run: _edit(run / "config.json", "model", "name", value="resnet20"),
     "misedited": lambda run: _edit(run / "config.json", "model", "lam", value="four"),
     "cut": lambda run: _half(run / "config.json"),

@@ -118,7 +118,9 @@ def test_training_goes_on_once_there_is_room(trained, tmp_path):
     folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
     shutil.rmtree(folder / "checkpoints" / "66")
     options = ["digits-cnet", "--epochs", 3, "--workdir", folder, "--resume"]
-    assert_no_room(limited(100_000, "train", *options))
+    done = limited(100_000, "train", *options)
+    assert_no_room(done)
+    assert "\nthe checkpoint of step 66 is gone: going on from step 44\n" in done.out
     assert open_run(folder).step == 44
     assert not (folder / "checkpoints" / "66").exists()
     sentence, well = state(folder)

@@ -17,6 +17,7 @@ import pytest
 from cli import ROOT, Begun, finish, paste, run, succeed, succeeded, told_next, wait_until
 from cli import trained as trained
 
+from tcl_jax.cluster import everywhere
 from tcl_jax.runs.trained import open_run
 from tcl_jax.training import Checkpoints, loop
 from tcl_jax.training import config as configs
@@ -36,7 +37,9 @@ def records(folder: Path) -> list[dict]:
 
 def checksums(folder: Path) -> dict[str, int]:
     """CRC-32 of every leaf of the last state: parameters, statistics, momentum, step, sums."""
-    return json.loads((folder / "checkpoints" / str(STEPS) / "checksums" / "metadata").read_text())
+    contents = folder / "checkpoints" / str(STEPS) / "contents.json"
+    arrays = json.loads(contents.read_text())["arrays"]
+    return {name: array["crc32"] for name, array in arrays.items()}
 
 
 def reached(folder: Path, step: int) -> bool:
@@ -90,17 +93,47 @@ def test_interrupted_by_a_signal(number, uninterrupted, tmp_path):
     assert_same_run(folder, uninterrupted)
 
 
-def test_killed_between_checkpoints(uninterrupted, tmp_path):
+@pytest.mark.parametrize(("options", "last"), [([], {88}), (["--save-steps", 30], {90, 120})])
+def test_killed_between_checkpoints(options, last, uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    process = begin(folder)
-    # Step 100 is logged and lost, for the last checkpoint is of step 88.
-    wait_until(lambda: reached(folder, 100), process)
+    process = begin(folder, *options)
+    # Step 100 is logged and lost, for no checkpoint is after it; one at 90 may be in the making.
+    saved = folder / "checkpoints" / str(min(last))
+    wait_until(lambda: reached(folder, 100) and saved.exists(), process)
     process.kill()
     assert finish(process).status == -signal.SIGKILL
-    assert not (folder / "checkpoints" / str(STEPS)).exists(), "it was killed too late"
+    found = {int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")}
+    assert max(found) in last, "it was killed too late"
 
     succeed("train", *SETTINGS, "--workdir", folder, "--resume")
     assert_same_run(folder, uninterrupted)
+
+
+def test_a_state_is_saved_once_the_last_is_old(monkeypatch):
+    """By the clock of any process; what was asked for before a state was saved is done."""
+    clock = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[-1])
+    received: list[int] = []
+    asked = loop._Asked(everywhere(), received, save_minutes=2)
+
+    def at(seconds: float) -> tuple[bool, int]:
+        clock.append(seconds)
+        asked.read()
+        return asked.to_save, asked.to_stop
+
+    assert [at(t) for t in (100, 219)] == [(False, 0)] * 2
+    assert [at(t) for t in (220, 230)] == [(True, 0)] * 2
+    asked.saved()
+    assert not asked.to_save
+    received.append(signal.SIGTERM)
+    assert [at(t) for t in (349, 350)] == [(False, signal.SIGTERM), (True, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("option", ["--save-steps", "--save-minutes"])
+def test_no_time_between_checkpoints(option, tmp_path):
+    done = run("train", "digits-cnet", "--workdir", tmp_path / "run", option, 0)
+    assert done.status == 2 and done.err.startswith(f"error: {option} must be ")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("left", ["config.json", "heartbeat.json"])
@@ -194,8 +227,8 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
     folder = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     found = sorted(int(p.name) for p in (folder / "checkpoints").glob("[0-9]*"))
     assert found[-2:] == [88, STEPS]
-    (metadata,) = (folder / "checkpoints" / str(STEPS) / "checksums").glob("metadata")
-    metadata.write_text(metadata.read_text()[:100])
+    contents = folder / "checkpoints" / str(STEPS) / "contents.json"
+    contents.write_text(contents.read_text()[:100])
     assert open_run(folder).step == 88
     done = succeed("convert", folder, "--report-images", 0)
     (sentence,) = done.err.splitlines()
@@ -233,11 +266,11 @@ def test_a_training_state_of_another_version(trained, tmp_path):
     variables = open_run(folder).variables
     shutil.rmtree(folder / "checkpoints")
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(66, {**variables, "ema": {"decay": np.float32(0.9)}})
+        checkpoints.save(66, {"model": variables, "training": {"ema": np.float32(0.9)}})
     assert jax.tree.all(jax.tree.map(np.array_equal, open_run(folder).variables, variables))
     done = run("train", "digits-cnet", "--epochs", 3, "--workdir", folder, "--resume")
     assert done.status == 2
-    assert "/66 is of another version's training: at ema/decay it holds float32[]" in done.err
+    assert "/66 is of another version's training: at training/ema it holds float32[]" in done.err
     assert len(done.err.splitlines()) == 1
 
 

@@ -16,11 +16,12 @@ from tcl_jax import cluster, data, models
 from tcl_jax.runs.trained import open_run
 from tcl_jax.training import config as configs
 from tcl_jax.training import fit, optimizer, presets
-from tcl_jax.training.checkpoint import Checkpoints
+from tcl_jax.training.checkpoints import Checkpoints
 from tcl_jax.training.config import Config, DataConfig, ModelConfig, OptimConfig
 from tcl_jax.training.headlines import headlines
 from tcl_jax.training.log import read
 from tcl_jax.training.placement import CUT, bytes_on_each, placed
+from tcl_jax.training.recorder import as_items
 from tcl_jax.training.step import cross_entropy, init_state, make_train_step, read_metrics
 
 INFO = data.DataInfo("random", (8, 8, 1), 10, 100, 100, (0.3,), (0.35,))
@@ -201,7 +202,7 @@ def test_a_cut_optimizer_does_what_a_whole_one_does():
         step = make_train_step(Network(), TX, INFO, ema=0.9, where=where)
         for number in range(3):
             state, _ = step(state, four.put(batch(number)))
-        found[cut] = four.on_host(state)
+        found[cut] = four.to_writer(state)
         restored = four.place(found[cut], where)
         assert jax.tree.map(lambda x: x.sharding, restored) == where
         network = four.gathered(state.network)
@@ -258,7 +259,8 @@ def test_a_running_mean_is_what_is_tested_and_converted(tmp_path):
     (record,) = (r for r in read(tmp_path / "metrics.jsonl") if r["kind"] == "epoch")
     run = open_run(tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        saved = checkpoints.restore(run.step, {"params": run.variables["params"]}, parts=True)
+        fresh = jax.eval_shape(partial(init_state, run.model, TX, INFO, seed=0, average=True))
+        saved = checkpoints.restore(run.step, as_items(fresh))
     right = total = 0
     for images in run.batches("test", 100):
         correct = run.logits(images["image"]).argmax(-1) == images["label"]
@@ -266,4 +268,4 @@ def test_a_running_mean_is_what_is_tested_and_converted(tmp_path):
         total += int(images["mask"].sum())
     assert right / total == record["test_accuracy"]
     lam = run.variables["params"]["act1"]["tcl"]["lam"]
-    assert record["lambda"]["act1"] == lam != saved["params"]["act1"]["tcl"]["lam"]
+    assert record["lambda"]["act1"] == lam != saved["training"]["params"]["act1"]["tcl"]["lam"]

@@ -72,8 +72,8 @@ def losses(
     for batch in batches(everyone, steps):
         state, metrics = step(state, everyone.put(batch))
         found.append(read_metrics(metrics)["loss"])
-    last = everyone.on_host(state.network["params"]["fc"]["kernel"])
-    return [*found, np.linalg.norm(last).item()]
+    last = everyone.gathered(state.network["params"]["fc"]["kernel"])
+    return [*found, np.linalg.norm(np.asarray(last)).item()]
 
 
 def main(address: str, processes: str, process: str, out: str) -> None:

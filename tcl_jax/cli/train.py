@@ -32,6 +32,10 @@ class Options:
     """Where the data set's raw files lie, for a machine that cannot download them."""
     shard_optimizer: bool = False
     """Cut the optimizer's state over all devices, which saves memory on each."""
+    save_steps: int | None = None
+    """Save a checkpoint after every so many steps, as well as at the end of an epoch."""
+    save_minutes: float | None = None
+    """Save one where the last is so many minutes old, too."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 
@@ -49,6 +53,8 @@ def main() -> int:
             raw_dir=options.raw_dir,
             cluster=cluster,
             shard_optimizer=options.shard_optimizer,
+            save_steps=options.save_steps,
+            save_minutes=options.save_minutes,
         )
     if cluster.writes:
         _say(options, result)

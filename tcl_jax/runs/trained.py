@@ -17,7 +17,7 @@ from tcl_jax.graph.convolution import PRECISION
 from tcl_jax.runs.batches import Split, standardised
 from tcl_jax.training import CHECKPOINTS, CONFIG, Checkpoints, build_model, load_dataset
 from tcl_jax.training import config as configs
-from tcl_jax.training.checkpoint import AVERAGE, VARIABLES
+from tcl_jax.training.checkpoint import MODEL
 from tcl_jax.training.config import Config
 from tcl_jax.training.evaluation import inference
 
@@ -83,8 +83,8 @@ def open_run(
         folder: what train.py left behind.
         checkpoint: the last state, the one of the highest test accuracy (chosen on test images:
             figures of such a network are no estimate of its accuracy on new ones), or a step.  Of
-            the first two, a damaged one is passed over with a warning.  Parameters and batch
-            statistics are all that is read of it.
+            the first two, a damaged one is passed over with a warning.  What is read of it is the
+            network alone, whatever trained it.
         data_dir: where prepared data sets lie; TFDS's default when None.
         raw_dir: where raw files of the data set lie.
 
@@ -100,14 +100,7 @@ def open_run(
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, *dataset.info.image_shape)))
     )
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = {
-        name: jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes.get(name, {})
-        )
-        for name in VARIABLES
-    }
-    averaged = config.optim.ema > 0
+    like = {MODEL: {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}}
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
         steps = checkpoints.steps
         named = {"last": steps[::-1], "best": checkpoints.by_accuracy()}
@@ -117,10 +110,9 @@ def open_run(
                 f"{folder} has no checkpoint {checkpoint} (it has {steps or 'none'}): "
                 "train it first, or convert it again"
             )
-        expected = {AVERAGE: like} if averaged else like
         step, found, _ = checkpoints.first_intact(
-            candidates, lambda step: checkpoints.restore(step, expected, parts=True)
+            candidates, lambda step: checkpoints.restore(step, like)
         )
-        variables = found[AVERAGE] if averaged else found
+    variables = jax.tree.map(jnp.asarray, found[MODEL])
     total = config.epochs * data.steps_per_epoch(dataset, config.batch_size)
     return Run(folder, config, step, total, dataset, model, variables)

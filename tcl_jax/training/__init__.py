@@ -1,6 +1,6 @@
 """Training: configuration in, a run's folder out."""
 
-from tcl_jax.training.checkpoint import Checkpoints as Checkpoints
+from tcl_jax.training.checkpoints import Checkpoints as Checkpoints
 from tcl_jax.training.loop import Result as Result
 from tcl_jax.training.loop import fit as fit
 from tcl_jax.training.recorder import CHECKPOINTS as CHECKPOINTS

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tcl_jax import data
 from tcl_jax.cluster import Cluster, everywhere
@@ -58,16 +59,21 @@ def fit(
     raw_dir: Path | None = None,
     cluster: Cluster | None = None,
     shard_optimizer: bool = False,
+    save_steps: int | None = None,
+    save_minutes: float | None = None,
 ) -> Result:
     """Train a network and leave a run's folder behind.
 
     The folder holds `config.json`, `environment.json`, `checkpoints/` (the two newest states and
     the one of the highest test accuracy), `metrics.jsonl`, TensorBoard events and `heartbeat.json`,
-    which tells from outside whether it still lives (`tcl_jax.training.heartbeat`).  Interrupted by
-    Ctrl-C or SIGTERM, the run ends with its state saved after the step at hand, or the batch that
-    is evaluated; several processes, of which any may be told, take one more to agree.  Resumed, it
-    goes on exactly as if nothing had happened, for every random choice is a function of the seed
-    and the step.  Where the newest checkpoint is damaged, it goes on from the one before.
+    which tells from outside whether it still lives (`tcl_jax.training.heartbeat`).  The state is
+    saved at the end of every epoch, and as often as asked for, while training goes on.
+
+    Interrupted by Ctrl-C or SIGTERM, the run ends with its state saved after the step at hand, or
+    the batch that is evaluated; several processes, of which any may be told, take one more to
+    agree.  Resumed, by as many processes and devices as may be, it goes on exactly as if nothing
+    had happened, for every random choice is a function of the seed and the step.  Where the newest
+    checkpoint is damaged, it goes on from the one before.
 
     Args:
         config: what to train.
@@ -79,19 +85,26 @@ def fit(
             the first alone writes, and reads what was written.
         shard_optimizer: cut the optimizer's momentum, and a running mean of the network, over all
             devices, each of which updates its part (Rajbhandari et al. 2020, *ZeRO*, stage 1).
+        save_steps: save the state after every so many steps, too.
+        save_minutes: save it where the last was saved so many minutes ago, too.
 
     Returns:
         How it ended.
 
     Raises:
-        InputError: the folder holds a run already (without `resume`) or none or another one (with
-            it), another training goes on in it, the data are missing, processes have different
-            settings, the loss is not finite, a λ fell to 0, or a checkpoint cannot be written.
+        InputError: an argument is out of range, the folder holds a run already (without `resume`)
+            or none or another one (with it), another training goes on in it, the data are missing,
+            processes have different settings, the loss is not finite, a λ fell to 0, or a
+            checkpoint cannot be written.
     """
     workdir = Path(workdir)
     cluster = cluster or everywhere()
     cluster.check_batch_size(config.batch_size, config.accumulate)
-    cluster.check_same(**flat(config), shard_optimizer=shard_optimizer)
+    if save_steps is not None and save_steps < 1:
+        raise InputError(f"must be at least 1, got {save_steps}", "save_steps")
+    if save_minutes is not None and not save_minutes > 0:
+        raise InputError(f"must be above 0, got {save_minutes:g}", "save_minutes")
+    cluster.check_same(**flat(config), shard_optimizer=shard_optimizer, save_steps=save_steps)
     cluster.alone(lambda: check_folder(config, workdir, resume))
     dataset = cluster.first(lambda: load_dataset(config, data_dir=data_dir, raw_dir=raw_dir))
     info = dataset.info
@@ -127,7 +140,7 @@ def fit(
         if step == total_steps and not unrated:
             return Result(step, None, None)
         state = fresh(where=where) if begun.state is None else cluster.place(begun.state, where)
-        stop = _Stop(cluster, received)
+        asked = _Asked(cluster, received, save_minutes)
         accuracy = None
         batches = data.train_batches(
             dataset,
@@ -143,15 +156,20 @@ def fit(
             started = time.monotonic()
 
             def save() -> None:
-                whole = cluster.on_host(state)
+                nonlocal saved
+                recorder.beat(step, "saving")
+                whole = cluster.to_writer(state)
                 cluster.alone(lambda: recorder.save(step, whole))
+                saved = step
+                asked.saved()
 
             def heed() -> None:
                 recorder.beat(step, "evaluating")
-                if stop.asked():
+                asked.read()
+                if asked.to_stop:
                     raise _Stopped
 
-            while (unrated or step < total_steps) and not stop.by:
+            while (unrated or step < total_steps) and not asked.to_stop:
                 if not unrated:
                     if step % steps_per_epoch == 0:
                         none = jax.tree.map(jnp.zeros_like, state.sums)
@@ -161,13 +179,15 @@ def fit(
                     _check_and_log(recorder, before, step - 1)
                     before = metrics
                     recorder.advance(step)
-                    stop.asked()
-                    if step % steps_per_epoch:
+                    asked.read()
+                    ended = step % steps_per_epoch == 0
+                    if ended or asked.to_save or (save_steps and step % save_steps == 0):
+                        _check_and_log(recorder, before, step)
+                        before = None
+                        save()
+                    if not ended:
                         continue
-                    _check_and_log(recorder, before, step)
-                    before = None
-                    save()
-                    saved, unrated = step, True
+                    unrated = True
                 try:
                     network = cluster.gathered(state.network)
                     test = evaluate(
@@ -194,34 +214,44 @@ def fit(
             if saved != step:
                 _check_and_log(recorder, before, step)
                 save()
+            cluster.alone(recorder.wait)
         if step == total_steps and not unrated:
             recorder.beat(step, "finished")
             return Result(step, None, accuracy)
-    return Result(step, signal.Signals(stop.by), accuracy)
+    return Result(step, signal.Signals(asked.to_stop), accuracy)
 
 
-class _Stop:
-    """Signals that came to any process: all of them stop after the same step.
+class _Asked:
+    """What any process is asked for, heeded by all after the same step: to stop, or to save.
 
     Args:
         cluster: the processes.
         received: fills as signals come to this one.
+        save_minutes: after which to save; None is never.
     """
 
-    def __init__(self, cluster: Cluster, received: list[int]):
+    def __init__(self, cluster: Cluster, received: list[int], save_minutes: float | None):
         self._cluster, self._received = cluster, received
-        self.by = cluster.agree(self._number())
+        self._save_seconds = math.inf if save_minutes is None else 60 * save_minutes
+        self.saved()
+        self.to_stop = cluster.agree(self._signal())
         """The signal to stop for; 0 is none."""
-        self._vote: Any = 0
 
-    def asked(self) -> int:
-        """Whether to stop, as it was known to all when this was asked before."""
-        vote, self._vote = self._vote, self._cluster.vote(self._number())
+    def saved(self) -> None:
+        """Say that all have saved."""
+        self._since = time.monotonic()
+        self._vote: Any = (0, 0)  # what was asked before is done
+        self.to_save = False
+
+    def read(self) -> None:
+        """Learn what was known to all when this was called before; alone, what is known now."""
+        due = time.monotonic() - self._since >= self._save_seconds
+        vote, self._vote = self._vote, self._cluster.vote(self._signal(), due)
         # The vote of the step before is known by now, and no device waits for it.
-        self.by = self.by or int(vote if self._cluster.processes > 1 else self._vote)
-        return self.by
+        known = np.asarray(vote if self._cluster.processes > 1 else self._vote)
+        self.to_stop, self.to_save = self.to_stop or int(known[0]), bool(known[1])
 
-    def _number(self) -> int:
+    def _signal(self) -> int:
         # Ctrl-C is a user's, who wants to see that it was heeded.
         return signal.SIGINT if signal.SIGINT in self._received else max(self._received, default=0)
 

@@ -9,7 +9,8 @@ from tcl_jax.cluster import Cluster
 from tcl_jax.errors import InputError
 from tcl_jax.record import write_json
 from tcl_jax.training import config as configs
-from tcl_jax.training.checkpoint import Checkpoints
+from tcl_jax.training.checkpoint import MODEL, TRAINING, Items
+from tcl_jax.training.checkpoints import Checkpoints
 from tcl_jax.training.config import Config
 from tcl_jax.training.heartbeat import HEARTBEAT, Doing, Heartbeat
 from tcl_jax.training.log import METRICS, MetricsLog, read
@@ -68,10 +69,13 @@ class Recorder:
         """Write a record to the log."""
 
     def save(self, step: int, state: TrainState) -> None:
-        """Save a state."""
+        """Begin to save a state, which is written while training goes on."""
 
     def rate(self, step: int, record: dict[str, Any], line: str) -> None:
         """Write what an evaluation has found, of the state that was saved at a step."""
+
+    def wait(self) -> None:
+        """Wait until all that was saved is written."""
 
 
 class FolderRecorder(Recorder):
@@ -95,14 +99,18 @@ class FolderRecorder(Recorder):
         self._heartbeat = self._open.enter_context(Heartbeat(folder, self._total_steps))
         self._checkpoints = self._open.enter_context(Checkpoints(folder / CHECKPOINTS))
         check_folder(config, folder, resume)  # another may have begun, and ended, meanwhile
+        self._checkpoints.tidy()
         records = read(folder / METRICS) if (folder / METRICS).exists() else []
         evaluated = [r["step"] for r in records if r["kind"] == "epoch"]
         self._remarks = []
         if resume and (died := self._heartbeat.died):
             said = f"the training before died, {died.doing} at step {died.step}"
             self._remarks.append(said)
-        if resume and self._checkpoints.steps and (folder / CONFIG).exists():
+        if resume and (steps := self._checkpoints.steps) and (folder / CONFIG).exists():
             step, state = _restored(self._checkpoints, like)
+            if evaluated and evaluated[-1] > steps[-1]:
+                lost = f"the checkpoint of step {evaluated[-1]} is gone"
+                self._remarks.append(f"{lost}: going on from step {step}")
             return Start(step, state, step in evaluated)
         if self._checkpoints.steps or evaluated:
             raise InputError(
@@ -137,7 +145,7 @@ class FolderRecorder(Recorder):
 
     def save(self, step: int, state: TrainState) -> None:
         self._heartbeat.beat(step, "saving")
-        self._checkpoints.save(step, _held(state))
+        self._checkpoints.save(step, as_items(state))
 
     def rate(self, step: int, record: dict[str, Any], line: str) -> None:
         self._heartbeat.beat(step, "saving")
@@ -145,6 +153,9 @@ class FolderRecorder(Recorder):
         self._log.write("epoch", step, record)
         progress.say(self._display, line)
         self._display.update(self._bar, note=f"test {record['test_accuracy']:.2%}")
+
+    def wait(self) -> None:
+        self._checkpoints.wait()
 
 
 def recorder_of(cluster: Cluster, workdir: Path, total_steps: int) -> Recorder:
@@ -170,17 +181,29 @@ def check_folder(config: Config, workdir: Path, resume: bool) -> None:
         )
 
 
-def _held(state: TrainState) -> dict[str, Any]:
-    """What is in a state: one without a running mean is saved as it was before there were any."""
-    return {name: part for name, part in vars(state).items() if part is not None}
+def as_items(state: TrainState) -> Items:
+    """What is saved of a state; the network apart, so that it can be read alone."""
+    model = state.network
+    training = {
+        name: part
+        for name, part in vars(state).items()
+        if name != "average" and (state.average is not None or name not in model)
+    }
+    return {MODEL: model, TRAINING: training}
+
+
+def as_state(items: Items) -> TrainState:
+    model, training = items[MODEL], items[TRAINING]
+    averaged = "params" in training
+    return TrainState(**training, average=model) if averaged else TrainState(**training, **model)
 
 
 def _restored(checkpoints: Checkpoints, like: TrainState) -> tuple[int, TrainState]:
     """The newest state that is not damaged; those after it are set aside, for new ones."""
     steps = checkpoints.steps[::-1]
     step, found, damaged = checkpoints.first_intact(
-        steps, lambda step: checkpoints.restore(step, _held(like))
+        steps, lambda step: checkpoints.restore(step, as_items(like))
     )
     for broken in damaged:
         checkpoints.set_aside(broken)
-    return step, TrainState(**found)
+    return step, as_state(found)
