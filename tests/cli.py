@@ -87,22 +87,51 @@ class _Server:
             pass
 
 
+class _File:
+    """Where a command writes what it says."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        self.name = self._file.name
+
+    def read(self) -> str:
+        with self._file:
+            return self._file.read().decode()
+
+
+class _Pipe:
+    """The same, which is no file and has no limit; to be read once the command has ended."""
+
+    def __init__(self) -> None:
+        self._out, self._in = os.pipe()
+        self.name = f"/proc/{os.getpid()}/fd/{self._in}"
+
+    def read(self) -> str:
+        os.close(self._in)
+        with open(self._out, encoding="utf-8") as file:
+            return file.read()
+
+
 _of_thread = threading.local()
 
 
 class Begun:
-    """A command that a server has started: as much of `subprocess.Popen` as tests need."""
+    """A command that a server has started: as much of `subprocess.Popen` as tests need.
 
-    def __init__(self, script: str, *arguments: object, **extra: str):
+    With `room`, each of its files can have no more than so many bytes.
+    """
+
+    def __init__(self, script: str, *arguments: object, room: int | None = None, **extra: str):
         assert not any(name.startswith("JAX_") for name in extra), "read at import: use start()"
         if not hasattr(_of_thread, "server"):
             _of_thread.server = _Server()
         self._server = _of_thread.server
-        self._out, self._err = (tempfile.NamedTemporaryFile() for _ in range(2))  # noqa: SIM115
+        self._out, self._err = (_Pipe() if room else _File() for _ in range(2))
         command = {
             "script": str(ROOT / f"{script}.py"),
             "arguments": list(map(str, arguments)),
             "environment": extra,
+            "room": room,
             "out": self._out.name,
             "err": self._err.name,
         }
@@ -131,8 +160,7 @@ class Begun:
 
     def communicate(self, timeout: float = _SECONDS) -> tuple[str, str]:
         self.wait(timeout)
-        with self._out, self._err:
-            return self._out.read().decode(), self._err.read().decode()
+        return self._out.read(), self._err.read()
 
 
 def run(script: str, *arguments: object, **extra: str) -> Finished:

@@ -9,6 +9,7 @@ import atexit
 import gc
 import json
 import os
+import resource
 import runpy
 import sys
 import threading
@@ -37,6 +38,14 @@ def become(command: dict) -> None:
     for number, where in ((0, os.devnull), (1, command["out"]), (2, command["err"])):
         os.dup2(os.open(where, os.O_RDWR | os.O_CREAT), number)
     os.environ.update(command["environment"])
+    if room := command["room"]:
+        import jax
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        # Anew, for those that there are may be of a file, where these are of pipes.
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+        # What is compiled would be written.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     sys.argv = [command["script"], *command["arguments"]]
     status = 0
     try:

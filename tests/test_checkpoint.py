@@ -273,10 +273,11 @@ def test_a_flipped_accuracy_is_none(saved, tmp_path, caplog):
 
 
 def test_a_checkpoint_of_another_step_is_none(saved, tmp_path):
-    folder = Path(shutil.copytree(saved, tmp_path / "renamed"))
-    (folder / "7").rename(folder / "8")
-    with pytest.raises(Damaged, match=r"/8 is damaged \(it is of step 7\)"):
-        restore(folder, 8)
+    for name in ("accuracy.json", "contents.json"):
+        folder = Path(shutil.copytree(saved, tmp_path / name))
+        shutil.copy(folder / "6" / name, folder / "7" / name)
+        with pytest.raises(Damaged, match=rf"/7 is damaged \({name} is of step 6\)"):
+            restore(folder, 7)
 
 
 def test_nothing_intact_is_refused(tmp_path):

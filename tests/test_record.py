@@ -4,12 +4,10 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from cli import ROOT, Finished, environment, succeed
+from cli import Begun, Finished, finish, succeed
 from cli import trained as trained
 
 from tcl_jax.conversion import load
@@ -71,23 +69,9 @@ def test_free_names(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-7", "damaged-7-2", "damaged-7-3"]
 
 
-LIMITED = """
-import resource, runpy, sys
-size, *sys.argv = sys.argv[1:]
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def limited(size: int, script: str, *arguments: object) -> Finished:
     """Run a command whose files can have no more than some bytes, as if the disk were full then."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *map(str, (size, ROOT / f"{script}.py", *arguments))],
-        env=environment(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9"),  # nothing is written
-        capture_output=True,
-        text=True,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
+    return finish(Begun(script, *arguments, room=size))
 
 
 def assert_no_room(done: Finished) -> None:

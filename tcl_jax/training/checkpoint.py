@@ -56,27 +56,27 @@ def write(folder: Path, step: int, items: Items) -> None:
                 orbax.save(new / name, args=ocp.args.PyTreeSave(tree))
         content = {"step": step, "arrays": _described(items)}
         write_json(new / _CONTENTS, {"crc32": crc32(content), **content}, indent=1)
-        rate(new, None)
+        rate(new, step, None)
         new.replace(folder)
     finally:
         remove(new)
 
 
-def rate(folder: Path, accuracy: float | None) -> None:
-    """Give a checkpoint its accuracy; None until it is known."""
-    content = {"accuracy": accuracy}
+def rate(folder: Path, step: int, accuracy: float | None) -> None:
+    """Give the checkpoint of a step its accuracy; None until it is known."""
+    content = {"step": step, "accuracy": accuracy}
     write_json(folder / _ACCURACY, {"crc32": crc32(content), **content}, indent=None)
 
 
-def accuracy(folder: Path) -> float | None:
-    """What a checkpoint was given, if anything.
+def accuracy(folder: Path, step: int) -> float | None:
+    """What the checkpoint of a step was given, if anything.
 
     Raises:
         Damaged: it cannot be read.
     """
     with _damage_reported(folder):
         if not _is_older(folder):
-            found: float | None = _checked(folder / _ACCURACY)["accuracy"]
+            found: float | None = _checked(folder / _ACCURACY, step)["accuracy"]
             return found
         try:
             content = json.loads((folder / _OLDER_ACCURACY).read_text(encoding="utf-8"))
@@ -100,14 +100,11 @@ def read(folder: Path, step: int, like: Items) -> Items:
         Damaged: its files are not what was saved.
         InputError: the checkpoint holds other arrays.
     """
-    accuracy(folder)
+    accuracy(folder, step)
     if _is_older(folder):
         return _read_older(folder, like)
     with _damage_reported(folder):
-        content = _checked(folder / _CONTENTS)
-        if content["step"] != step:
-            raise ValueError(f"it is of step {content['step']}")
-        described: dict[str, Any] = content["arrays"]
+        described: dict[str, Any] = _checked(folder / _CONTENTS, step)["arrays"]
     _check_layout(folder, described, like)
     return {name: _read_item(folder, name, tree, described) for name, tree in like.items()}
 
@@ -180,10 +177,12 @@ def _damage_reported(folder: Path) -> Iterator[None]:
         raise Damaged(f"checkpoint {folder} is damaged ({first_line(error)})") from error
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _checked(path: Path, step: int) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content.pop("crc32", None) != crc32(content):
         raise ValueError(f"checksum of {path.name} differs")
+    if content["step"] != step:
+        raise ValueError(f"{path.name} is of step {content['step']}")
     return content
 
 

@@ -73,7 +73,7 @@ class Checkpoints:
         Raises:
             Damaged: it cannot be read.
         """
-        return checkpoint.accuracy(self._at(step))
+        return checkpoint.accuracy(self._at(step), step)
 
     def save(self, step: int, items: Items) -> None:
         """Begin to save a state, once that before it is written.
@@ -132,7 +132,7 @@ class Checkpoints:
             InputError: it could not be written.
         """
         self.wait()
-        checkpoint.rate(self._at(step), accuracy)
+        checkpoint.rate(self._at(step), step, accuracy)
 
     def restore(self, step: int, like: Items) -> Items:
         """The arrays saved at a step; see `checkpoint.read`."""

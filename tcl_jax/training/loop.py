@@ -104,7 +104,8 @@ def fit(
         raise InputError(f"must be at least 1, got {save_steps}", "save_steps")
     if save_minutes is not None and not save_minutes > 0:
         raise InputError(f"must be above 0, got {save_minutes:g}", "save_minutes")
-    cluster.check_same(**flat(config), shard_optimizer=shard_optimizer, save_steps=save_steps)
+    options = {"save_steps": save_steps, "save_minutes": save_minutes}
+    cluster.check_same(**flat(config), shard_optimizer=shard_optimizer, **options)
     cluster.alone(lambda: check_folder(config, workdir, resume))
     dataset = cluster.first(lambda: load_dataset(config, data_dir=data_dir, raw_dir=raw_dir))
     info = dataset.info
@@ -157,7 +158,6 @@ def fit(
 
             def save() -> None:
                 nonlocal saved
-                recorder.beat(step, "saving")
                 whole = cluster.to_writer(state)
                 cluster.alone(lambda: recorder.save(step, whole))
                 saved = step
