@@ -71,9 +71,10 @@ def fit(
 
     Interrupted by Ctrl-C or SIGTERM, the run ends with its state saved after the step at hand, or
     the batch that is evaluated; several processes, of which any may be told, take one more to
-    agree.  Resumed, by as many processes and devices as may be, it goes on exactly as if nothing
-    had happened, for every random choice is a function of the seed and the step.  Where the newest
-    checkpoint is damaged, it goes on from the one before.
+    agree.  Resumed, it goes on exactly as if nothing had happened, for every random choice is a
+    function of the seed and the step; by other processes on as many devices too, and on another
+    number of devices but for the rounding of sums.  Where the newest checkpoint is damaged, it
+    goes on from the one before.
 
     Args:
         config: what to train.
