@@ -33,45 +33,56 @@ STEPS = EPOCHS * STEPS_PER_EPOCH
 BOUND = 120.0
 """Seconds within which the others are to end once one is killed."""
 
+Trial = dict[str, Any]
+Part = Callable[[Path, int, float, random.Random], Iterator[Trial]]
+"""Takes a training that nothing happened to, how many trials, and the seconds it trained."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20, help="at random times, by each way (20)")
-    parser.add_argument("--stops", type=int, default=10, help="by SIGTERM (10)")
-    parser.add_argument("--damages", type=int, default=200, help="to checkpoints (200)")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--only", choices=PARTS, help="what is done anew (all); a record keeps the rest"
+    )
+    only = parser.parse_args().only
     from tcl_jax import provenance
 
-    rng = random.Random(SEED)
+    path = RESULTS / "reliability.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if only else {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        both = start(folder / "whole", 2)
-        begun(folder / "whole", both)
+        whole = Path(name) / "whole"
+        both = start(whole, 2)
+        begun(whole, both)
         started = time.monotonic()
         assert [process.wait() for process in both] == [0, 0]
         seconds = time.monotonic() - started
-        trials: dict[str, list[dict[str, Any]]] = {}
-        for what, count, trial in (
-            ("worker killed", options.kills, partial(killed, seconds=seconds)),
-            ("killed in a save", options.kills, killed_in_a_save),
-            ("told to stop", options.stops, partial(stopped, seconds=seconds)),
-        ):
-            trials[what] = []
-            for number in range(count):
-                run = folder / f"{what.replace(' ', '-')}-{number}"
-                found = {**trial(run, rng), **resumed(run, folder / "whole", 1 + number % 2)}
-                trials[what].append(found)
-                print(f"{what} {number + 1}/{count}: {found}", flush=True)
-                shutil.rmtree(run)
-        damages = list(damaged(folder / "whole", options.damages, rng))
-    record = {**provenance.describe(), "seed": SEED, "trials": trials, "damages": damages}
+        for what in (only,) if only else PARTS:
+            count, part = PARTS[what]
+            rng = random.Random(f"{SEED} {what}")
+            described = provenance.describe()
+            trials = []
+            for found in part(whole, count, seconds, rng):
+                trials.append(found)
+                print(f"{what} {len(trials)}/{count}: {found}", flush=True)
+            record[what] = {**described, "seed": SEED, "trials": trials}
+    record = {what: record[what] for what in PARTS}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "reliability.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    report(record)
+    (RESULTS / "README.md").write_text(page(record), encoding="utf-8")
     return 0
+
+
+def after(end: Callable[[Path, random.Random, float], Trial]) -> Part:
+    """Trainings that end in some way, and are resumed."""
+
+    def trials(whole: Path, count: int, seconds: float, rng: random.Random) -> Iterator[Trial]:
+        for number in range(count):
+            run = whole.parent / f"run-{number}"
+            yield {**end(run, rng, seconds), **resumed(run, whole, 1 + number % 2)}
+            shutil.rmtree(run)
+
+    return trials
 
 
 def start(run: Path, processes: int, *more: object) -> list[subprocess.Popen[bytes]]:
@@ -117,7 +128,7 @@ def begun(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
     wait_until(lambda: path.exists() and path.stat().st_size > 0, processes)
 
 
-def killed(run: Path, rng: random.Random, seconds: float) -> dict[str, Any]:
+def killed(run: Path, rng: random.Random, seconds: float) -> Trial:
     """Kill one of two processes at a random time of the training."""
     both = start(run, 2)
     begun(run, both)
@@ -134,7 +145,7 @@ def killed(run: Path, rng: random.Random, seconds: float) -> dict[str, Any]:
     return found | {"other_status": status, "other_seconds": time.monotonic() - since}
 
 
-def killed_in_a_save(run: Path, rng: random.Random) -> dict[str, Any]:
+def killed_in_a_save(run: Path, rng: random.Random, seconds: float) -> Trial:
     """Kill a training while the files of a checkpoint are being written."""
     (only,) = start(run, 1, "--save-steps", 1)
     begun(run, [only])
@@ -156,7 +167,7 @@ def killed_in_a_save(run: Path, rng: random.Random) -> dict[str, Any]:
     return {**doing(run), "unfinished": left}
 
 
-def stopped(run: Path, rng: random.Random, seconds: float) -> dict[str, Any]:
+def stopped(run: Path, rng: random.Random, seconds: float) -> Trial:
     """Tell one of two processes to stop at a random time of the training."""
     both = start(run, 2)
     begun(run, both)
@@ -175,7 +186,7 @@ def stopped(run: Path, rng: random.Random, seconds: float) -> dict[str, Any]:
     }
 
 
-def resumed(run: Path, whole: Path, processes: int) -> dict[str, Any]:
+def resumed(run: Path, whole: Path, processes: int) -> Trial:
     """Resume a training to its end, and compare it with one that nothing happened to."""
     steps = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
     for process in start(run, processes, "--resume"):
@@ -227,8 +238,9 @@ def _delete_folder(file: Path, other: Path, rng: random.Random) -> None:
 
 
 def _exchange(file: Path, other: Path, rng: random.Random) -> None:
-    if other.exists():  # names of files of arrays are random
-        shutil.copy(other, file)
+    if not other.exists():  # names of files of arrays are random
+        other = rng.choice(sorted(other.parent.iterdir()))
+    shutil.copy(other, file)
 
 
 DAMAGES = {
@@ -241,7 +253,7 @@ DAMAGES = {
 }
 
 
-def damaged(whole: Path, count: int, rng: random.Random) -> Iterator[dict[str, Any]]:
+def damaged(whole: Path, count: int, seconds: float, rng: random.Random) -> Iterator[Trial]:
     """Damage a file of the newest checkpoint, and read the newest that is intact."""
     import jax
     import numpy as np
@@ -264,7 +276,7 @@ def damaged(whole: Path, count: int, rng: random.Random) -> Iterator[dict[str, A
     def same(a: Any, b: Any) -> bool:
         return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
-    for number in range(count):
+    for _ in range(count):
         copy = Path(shutil.copytree(whole / CHECKPOINTS, whole.parent / "damaged"))
         files = sorted(path for path in (copy / str(newest)).rglob("*") if path.is_file())
         file = rng.choice([path for path in files if path.stat().st_size])
@@ -286,43 +298,54 @@ def damaged(whole: Path, count: int, rng: random.Random) -> Iterator[dict[str, A
             except Exception as error:  # whatever it is
                 wrong = repr(error)
         shutil.rmtree(copy)
-        found = {"file": name, "how": how, "read": read, "newest": newest, "wrong": wrong}
-        print(f"damage {number + 1}/{count}: {found}", flush=True)
-        yield found
+        yield {"file": name, "how": how, "read": read, "newest": newest, "wrong": wrong}
 
 
-def report(record: dict[str, Any]) -> None:
+PARTS: dict[str, tuple[int, Part]] = {
+    "worker killed": (20, after(killed)),
+    "killed in a save": (20, after(killed_in_a_save)),
+    "told to stop": (10, after(stopped)),
+    "file damaged": (200, damaged),
+}
+"""What happens, how often, and the trials."""
+
+
+def page(record: dict[str, Any]) -> str:
     from results.pages import table
     from tcl_jax import provenance
 
     def lines(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
         return "\n".join(table(head, rows))
 
-    trials = record["trials"]
+    *ends, damages = (part["trials"] for part in record.values())
+    workers, saves, stops = ends
     rows = [
         (
             what,
-            len(found),
-            sum(t["same"] for t in found),
-            max(t["step"] - t["resumed_from"] for t in found),
+            len(trials),
+            sum(t["same"] for t in trials),
+            max(t["step"] - t["resumed_from"] for t in trials),
         )
-        for what, found in trials.items()
+        for what, trials in zip(PARTS, ends, strict=False)
     ]
-    workers, saves, stops = trials.values()
     ended = [t["other_seconds"] for t in workers if t["other_status"] is not None]
     unfinished = sum(bool(t["unfinished"]) for t in saves)
     well, heeded = sum(t["well"] for t in stops), max(t["seconds"] for t in stops)
     at = ", ".join(f"{doing} ({n})" for doing, n in Counter(t["doing"] for t in workers).items())
     kinds = []
     for how in (*DAMAGES, "all"):
-        of = [d for d in record["damages"] if how in (d["how"], "all")]
+        of = [d for d in damages if how in (d["how"], "all")]
         right = [d for d in of if not d["wrong"]]
         newest = sum(d["read"] == d["newest"] for d in right)
         kinds.append((how, len(of), newest, len(right) - newest, len(of) - len(right)))
-    page = f"""# What training survives
+    commits = [
+        (what, provenance.short(part["commit"]), part["seed"]) for what, part in record.items()
+    ]
+    machines = "; ".join(sorted({provenance.machine(part) for part in record.values()}))
+    return f"""# What training survives
 
-Written by `python -m benchmarks.reliability`, which says what is done, at
-commit {provenance.short(record["commit"])}, seed {record["seed"]}, on {provenance.machine(record)}.
+Written by `python -m benchmarks.reliability`, which says what is done, on
+{machines}.
 
 Trainings of {STEPS} steps, {STEPS_PER_EPOCH} an epoch, and how many of those that were
 resumed ended with the same log and last state in every bit as one that
@@ -330,7 +353,7 @@ nothing happened to:
 
 {lines(("what happened", "trials", "the same", "most steps taken again"), rows)}
 
-- Workers that were killed, one of two, were at: {at}.
+- One worker of two was killed, when they were at: {at}.
   The other ended by itself in {len(ended)} of {len(workers)}, within {max(ended, default=0):.1f} s.
 - Of those killed in a save, {unfinished} of {len(saves)} left unfinished files behind.
 - One of two processes was told to stop. Both ended with status 0 and named
@@ -340,8 +363,9 @@ Damage to a file of the newest checkpoint, drawn at random, and what was
 read: its state, where the file is not needed, or that of the one before:
 
 {lines(("damage", "trials", "newest", "one before", "wrong"), kinds)}
+
+{lines(("measured", "commit", "seed"), commits)}
 """
-    (RESULTS / "README.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
