@@ -353,7 +353,8 @@ nothing happened to:
 
 {lines(("what happened", "trials", "the same", "most steps taken again"), rows)}
 
-- One worker of two was killed, when they were at: {at}.
+- One worker of two was killed, when they were
+  {at}.
   The other ended by itself in {len(ended)} of {len(workers)}, within {max(ended, default=0):.1f} s.
 - Of those killed in a save, {unfinished} of {len(saves)} left unfinished files behind.
 - One of two processes was told to stop. Both ended with status 0 and named
