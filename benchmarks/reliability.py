@@ -53,7 +53,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         both = start(whole, 2)
-        begun(whole, both)
+        until_begun(whole, both)
         started = time.monotonic()
         assert [process.wait() for process in both] == [0, 0]
         seconds = time.monotonic() - started
@@ -122,7 +122,7 @@ def doing(run: Path) -> dict[str, Any]:
     return {"doing": beat["doing"], "step": beat["step"]}
 
 
-def begun(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+def until_begun(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
     """Wait until a training has begun to say what it does."""
     path = run / "heartbeat.json"
     wait_until(lambda: path.exists() and path.stat().st_size > 0, processes)
@@ -131,7 +131,7 @@ def begun(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
 def killed(run: Path, rng: random.Random, seconds: float) -> Trial:
     """Kill one of two processes at a random time of the training."""
     both = start(run, 2)
-    begun(run, both)
+    until_begun(run, both)
     time.sleep(rng.uniform(0, seconds))
     first = rng.randrange(2)
     both[first].kill()
@@ -148,7 +148,7 @@ def killed(run: Path, rng: random.Random, seconds: float) -> Trial:
 def killed_in_a_save(run: Path, rng: random.Random, seconds: float) -> Trial:
     """Kill a training while the files of a checkpoint are being written."""
     (only,) = start(run, 1, "--save-steps", 1)
-    begun(run, [only])
+    until_begun(run, [only])
     unfinished: list[str] = []
     wanted = rng.randrange(1, STEPS)
 
@@ -170,7 +170,7 @@ def killed_in_a_save(run: Path, rng: random.Random, seconds: float) -> Trial:
 def stopped(run: Path, rng: random.Random, seconds: float) -> Trial:
     """Tell one of two processes to stop at a random time of the training."""
     both = start(run, 2)
-    begun(run, both)
+    until_begun(run, both)
     time.sleep(rng.uniform(0, seconds))
     told = rng.randrange(2)
     both[told].send_signal(signal.SIGTERM)

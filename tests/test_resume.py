@@ -222,11 +222,17 @@ def test_interrupted_in_an_evaluation(epoch, uninterrupted_here, tmp_path, monke
     assert_same_run(folder, uninterrupted_here)
 
 
-def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path, caplog):
     """The one before it is read, with a sentence; training makes the lost ones anew."""
     folder = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     found = sorted(int(p.name) for p in (folder / "checkpoints").glob("[0-9]*"))
     assert found[-2:] == [88, STEPS]
+    accuracy = folder / "checkpoints" / str(STEPS) / "accuracy.json"
+    accuracy.rename(tmp_path / "accuracy.json")
+    assert open_run(folder).step == 88
+    (record,) = caplog.records
+    assert record.message.endswith("the one of step 88 is read in its place")
+    (tmp_path / "accuracy.json").rename(accuracy)
     contents = folder / "checkpoints" / str(STEPS) / "contents.json"
     contents.write_text(contents.read_text()[:100])
     assert open_run(folder).step == 88

@@ -35,7 +35,7 @@ class Options:
     save_steps: int | None = None
     """Save a checkpoint after every so many steps, as well as at the end of an epoch."""
     save_minutes: float | None = None
-    """Save one where the last is so many minutes old, too."""
+    """Save one as soon as the last is so many minutes old, too."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 

@@ -103,8 +103,10 @@ def open_run(
     like = {MODEL: {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}}
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
         steps = checkpoints.steps
-        named = {"last": steps[::-1], "best": checkpoints.by_accuracy()}
-        candidates = named[checkpoint] if isinstance(checkpoint, str) else [checkpoint]
+        if checkpoint == "best":
+            candidates = checkpoints.by_accuracy()
+        else:
+            candidates = steps[::-1] if checkpoint == "last" else [checkpoint]
         if not set(candidates) & set(steps):
             raise InputError(
                 f"{folder} has no checkpoint {checkpoint} (it has {steps or 'none'}): "

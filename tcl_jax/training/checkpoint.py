@@ -54,8 +54,7 @@ def write(folder: Path, step: int, items: Items) -> None:
         for name, tree in items.items():
             with ocp.Checkpointer(_handler(), multiprocessing_options=of_this_process()) as orbax:
                 orbax.save(new / name, args=ocp.args.PyTreeSave(tree))
-        content = {"step": step, "arrays": _described(items)}
-        write_json(new / _CONTENTS, {"crc32": crc32(content), **content}, indent=1)
+        _write_checked(new / _CONTENTS, {"step": step, "arrays": _described(items)})
         rate(new, step, None)
         new.replace(folder)
     finally:
@@ -64,8 +63,7 @@ def write(folder: Path, step: int, items: Items) -> None:
 
 def rate(folder: Path, step: int, accuracy: float | None) -> None:
     """Give the checkpoint of a step its accuracy; None until it is known."""
-    content = {"step": step, "accuracy": accuracy}
-    write_json(folder / _ACCURACY, {"crc32": crc32(content), **content}, indent=None)
+    _write_checked(folder / _ACCURACY, {"step": step, "accuracy": accuracy})
 
 
 def accuracy(folder: Path, step: int) -> float | None:
@@ -175,6 +173,10 @@ def _damage_reported(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # orbax raises whatever its readers met
         raise Damaged(f"checkpoint {folder} is damaged ({first_line(error)})") from error
+
+
+def _write_checked(path: Path, content: dict[str, Any]) -> None:
+    write_json(path, {"crc32": crc32(content), **content}, indent=1)
 
 
 def _checked(path: Path, step: int) -> dict[str, Any]:

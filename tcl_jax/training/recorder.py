@@ -193,6 +193,7 @@ def as_items(state: TrainState) -> Items:
 
 
 def as_state(items: Items) -> TrainState:
+    """The state of which `as_items` made these; its own parameters stand beside a running mean."""
     model, training = items[MODEL], items[TRAINING]
     averaged = "params" in training
     return TrainState(**training, average=model) if averaged else TrainState(**training, **model)
