@@ -1,7 +1,15 @@
 """Order, augmentation, sharding and restart of the batches."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,10 +22,8 @@ from hypothesis import strategies as st
 from tcl_jax import data
 from tcl_jax.data.augment import (
     Crops,
-    centre_crop_and_resize,
     crop_and_flip,
     draw_crops,
-    random_resized_crop_and_flip,
 )
 from tcl_jax.data.pipeline import epoch_order
 from tcl_jax.errors import InputError
@@ -155,6 +161,47 @@ def test_worker_processes_change_nothing() -> None:
     _assert_equal(*(_take(6, stream) for stream in streams))
 
 
+def test_a_killed_worker_is_told() -> None:
+    batches = data.train_batches(_numbered(20), batch_size=5, seed=0, workers=1)
+    with closing(batches):
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(InputError, match=r"killed, .* fewer workers than 1"):
+            for _ in range(1000):
+                next(batches)
+
+
+_WORKED_FOR = """
+import multiprocessing, time
+from tcl_jax import data
+if __name__ == "__main__":
+    batches = data.train_batches(data.load("digits"), batch_size=5, seed=0, workers=1)
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_workers_end_with_what_they_work_for_and_not_before(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(_WORKED_FOR, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, program], stdout=subprocess.PIPE, text=True
+    ) as worked_for:
+        assert worked_for.stdout is not None
+        worker = int(worked_for.stdout.readline())
+        for asked in (signal.SIGINT, signal.SIGTERM):  # as it comes to all of a process group
+            os.kill(worker, asked)
+        time.sleep(0.5)
+        os.kill(worker, 0)
+        worked_for.kill()
+        until = time.monotonic() + 10
+        while Path(f"/proc/{worker}").exists():
+            assert time.monotonic() < until, "the worker goes on"
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize("augment", ["crop_flip", "resized_crop_flip"])
 def test_augmentation_differs_between_steps_and_seeds(augment: Any) -> None:
     # All examples are equal, so that only their augmentation can make a difference.
@@ -210,37 +257,6 @@ def test_digits_are_never_mirrored() -> None:
         assert max(batch["image"][:, 5:10, 4].max() for batch in batches) == expected
 
 
-def test_photograph_crops_keep_to_their_areas_and_ratios() -> None:
-    # Red grows down and green to the right, so a crop shows where it was cut.
-    ramp = np.zeros((200, 200, 3), np.float32)
-    ramp[:, :, 0], ramp[:, :, 1] = np.arange(200)[:, None], np.arange(200)
-    rng = np.random.default_rng(0)
-    areas, ratios, mirrored = [], [], []
-    for _ in range(400):
-        crop = random_resized_crop_and_flip(ramp.astype(np.uint8), rng, 32).astype(float)
-        height = np.ptp(crop[:, :, 0]) * 32 / 31
-        width = np.ptp(crop[:, :, 1]) * 32 / 31
-        areas.append(height * width / 200**2)
-        ratios.append(width / height)
-        mirrored.append(crop[0, 0, 1] > crop[0, -1, 1])
-    assert 0.06 < min(areas) < 0.12 and 0.9 < max(areas) < 1.1
-    assert 0.68 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.45
-    assert 0.4 < np.mean(mirrored) < 0.6
-
-
-@pytest.mark.parametrize("shape", [(40, 40), (40, 60), (60, 40), (10, 200), (1, 50)])
-def test_evaluation_crop_is_central(shape: tuple[int, int]) -> None:
-    image = np.zeros((*shape, 3), np.uint8)
-    image[:, :, 0], image[:, :, 1] = np.indices(shape)
-    crop = centre_crop_and_resize(image, 28).astype(float)
-    assert crop.shape == (28, 28, 3)
-    middle = np.array(shape) / 2 - 0.5
-    assert np.abs(crop[:, :, :2].mean((0, 1)) - middle).max() <= 0.75  # half a pixel, and rounding
-    side = min(shape)
-    if side > 10:  # 7/8 of the shorter side is kept
-        assert abs(np.ptp(crop[:, :, 0]) + 1 - side * 7 / 8) <= 1.5
-
-
 @pytest.mark.parametrize("dataset", [_numbered(23), _photographs(23)], ids=["array", "jpeg"])
 @pytest.mark.parametrize("limit", [None, 10, 16, 100])
 @pytest.mark.parametrize("first", [0, 9])
@@ -287,6 +303,7 @@ def test_evaluation_does_not_write_into_the_source() -> None:
         ({"batch_size": 9, "shard": (0, 2)}, "cannot be shared by 2"),
         ({"batch_size": 8, "seed": -1}, "seed=-1"),
         ({"batch_size": 8, "start_step": -1}, "start_step=-1"),
+        ({"batch_size": 8, "workers": -1}, "workers must not be negative"),
         ({"batch_size": 8, "augment": "mixup"}, "choose from none, crop_flip"),
         ({"batch_size": 8, "augment": "resized_crop_flip"}, "choose crop_flip"),
     ],

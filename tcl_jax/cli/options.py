@@ -135,6 +135,10 @@ def in_options(error: InputError, kind: type) -> str:
         spelled = f"--{name.replace('_', '-')}"
         return spelled if spelled in options else None
 
+    def subject(name: str) -> str | None:
+        within = [known for known in options if known.endswith(f".{name.replace('_', '-')}")]
+        return option(name) or (within[0] if len(within) == 1 else None)
+
     def said(found: re.Match[str]) -> str:
         name, value = found[1], (found[2] or "").strip('="')
         # A single word is a word; with a dot, as optim.lr, it is a setting's name.
@@ -143,8 +147,8 @@ def in_options(error: InputError, kind: type) -> str:
         return spelled if value in ("", "True") else f"{spelled} {value}"
 
     sentence = str(error)
-    if error.argument and (subject := option(error.argument)):
-        sentence = subject + sentence.removeprefix(error.argument)
+    if error.argument and (spelled := subject(error.argument)):
+        sentence = spelled + sentence.removeprefix(error.argument)
     return re.sub(r'(?<![\w:,./-])([a-z][a-z_.]*\b)(?!:)(="[^"]*"|=[\w.:/-]*\w)?', said, sentence)
 
 

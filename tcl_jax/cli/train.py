@@ -36,6 +36,8 @@ class Options:
     """Save a checkpoint after every so many steps, as well as at the end of an epoch."""
     save_minutes: float | None = None
     """Save one as soon as the last is so many minutes old, too."""
+    workers: Annotated[int, tyro.conf.arg(name="data.workers")] = 0
+    """Processes that decode and cut photographs beside each that trains; 0 leaves it to threads."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 
@@ -55,6 +57,7 @@ def main() -> int:
             shard_optimizer=options.shard_optimizer,
             save_steps=options.save_steps,
             save_minutes=options.save_minutes,
+            workers=options.workers,
         )
     if cluster.writes:
         _say(options, result)

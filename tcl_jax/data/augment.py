@@ -1,12 +1,17 @@
 """Random changes of training images, and the fixed crop of evaluation, in NumPy."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 
-# Rectangles drawn before a random resized crop settles for the largest one.
+# Of a random rectangle: the part of the photograph's area, width by height, and how many are
+# drawn before the largest one is taken.
+_AREAS = (0.08, 1.0)
+_ASPECTS = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
 
@@ -68,62 +73,136 @@ def crop_and_flip(
     return result
 
 
-def random_resized_crop_and_flip(
-    image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator, size: int
-) -> UInt8[np.ndarray, "size size c"]:
-    """Cut out a random rectangle, resize it to a square, and mirror it half of the time.
+class Rectangle(NamedTuple):
+    """A part of an image, in pixels."""
 
-    The rectangle has 8 % to 100 % of the area and an aspect ratio between 3/4 and 4/3.
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def scaled(self, old: tuple[int, int], new: tuple[int, int]) -> "Rectangle":
+        """The same part, and what of a pixel it touches, where the whole image has another size.
+
+        Args:
+            old: Height and width of the image that this is a part of.
+            new: Of the other.
+
+        Returns:
+            The part of the other.
+        """
+        (height, width), (new_height, new_width) = old, new
+        top, left = self.top * new_height // height, self.left * new_width // width
+        bottom = -(-(self.top + self.height) * new_height // height)
+        right = -(-(self.left + self.width) * new_width // width)
+        return Rectangle(top, left, bottom - top, right - left)
+
+    def of(self, image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "height width c"]:
+        """A view of the part."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True, eq=False)
+class ResizedCrops:
+    """Random choices for a batch of photographs, drawn apart from their use as `Crops` are.
+
+    Attributes:
+        area: Of each attempt at a rectangle, as a fraction of the photograph's.
+        aspect: Of each attempt, width by height.
+        place: Where the rectangle lies, down and to the right, from 0 (at one end) to 1.
+        mirrored: Whether to mirror each image.
+    """
+
+    area: Float64[np.ndarray, "b attempts"]
+    aspect: Float64[np.ndarray, "b attempts"]
+    place: Float64[np.ndarray, "b 2"]
+    mirrored: Bool[np.ndarray, " b"]
+
+    def __getitem__(self, rows: slice) -> "ResizedCrops":
+        return ResizedCrops(
+            self.area[rows], self.aspect[rows], self.place[rows], self.mirrored[rows]
+        )
+
+    def rectangle(self, row: int, height: int, width: int) -> Rectangle:
+        """What is cut from one photograph.
+
+        Args:
+            row: Its number in the batch.
+            height: Its height.
+            width: Its width.
+
+        Returns:
+            The first attempt that fits; for a very long photograph, where none does, the largest
+            rectangle whose aspect ratio is allowed.
+        """
+        for area, aspect in zip(self.area[row].tolist(), self.aspect[row].tolist(), strict=True):
+            pixels = area * height * width
+            cut_height = round(math.sqrt(pixels / aspect))
+            cut_width = round(math.sqrt(pixels * aspect))
+            if 0 < cut_height <= height and 0 < cut_width <= width:
+                break
+        else:
+            cut_height = min(height, round(width / _ASPECTS[0]))
+            cut_width = min(width, round(height * _ASPECTS[1]))
+        down, right = self.place[row].tolist()
+        top = int(down * (height - cut_height + 1))
+        left = int(right * (width - cut_width + 1))
+        return Rectangle(top, left, cut_height, cut_width)
+
+
+def draw_resized_crops(rng: np.random.Generator, count: int) -> ResizedCrops:
+    """Draw rectangles of 8 % to 100 % of an image's area, with aspect ratios from 3/4 to 4/3.
 
     Args:
-        image: A photograph of any size.
         rng: Source of randomness.
-        size: Height and width of the result.
+        count: Number of photographs.
 
     Returns:
-        The square.
+        The choices; half of the images are mirrored.
 
     References:
         Szegedy et al., Going Deeper with Convolutions, 2015, section 6.
     """
-    height, width = image.shape[:2]
-    for _ in range(_ATTEMPTS):
-        area = height * width * rng.uniform(0.08, 1.0)
-        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        cut_height, cut_width = round(np.sqrt(area / aspect)), round(np.sqrt(area * aspect))
-        if 0 < cut_height <= height and 0 < cut_width <= width:
-            break
-    else:  # a very long image: the largest rectangle with an allowed aspect ratio
-        cut_height = min(height, round(width * 4 / 3))
-        cut_width = min(width, round(height * 4 / 3))
-    top = rng.integers(0, height - cut_height + 1)
-    left = rng.integers(0, width - cut_width + 1)
-    cut = _resize(image[top : top + cut_height, left : left + cut_width], size, size)
-    return cut[:, ::-1] if rng.random() < 0.5 else cut
+    narrow, wide = map(math.log, _ASPECTS)
+    return ResizedCrops(
+        area=rng.uniform(*_AREAS, (count, _ATTEMPTS)),
+        aspect=np.exp(rng.uniform(narrow, wide, (count, _ATTEMPTS))),
+        place=rng.random((count, 2)),
+        mirrored=rng.random(count) < 0.5,
+    )
 
 
-def centre_crop_and_resize(
-    image: UInt8[np.ndarray, "h w c"], size: int
-) -> UInt8[np.ndarray, "size size c"]:
-    """Cut out the central square of 224/256 of the shorter side and resize it.
+def central_square(height: int, width: int) -> Rectangle:
+    """The central square of 224/256 of the shorter side, which evaluation sees.
 
     This is the usual "resize to 256, crop 224", without making pixels that are then cut off.
 
     Args:
-        image: A photograph of any size.
+        height: Height of a photograph.
+        width: Its width.
+
+    Returns:
+        The square.
+
+    >>> central_square(375, 500)
+    Rectangle(top=23, left=86, height=328, width=328)
+    """
+    side = max(1, round(min(height, width) * 224 / 256))
+    return Rectangle((height - side) // 2, (width - side) // 2, side, side)
+
+
+def resize(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "size size c"]:
+    """Resize to a square: bilinear, or averages where many pixels become one.
+
+    Args:
+        image: A part of a photograph.
         size: Height and width of the result.
 
     Returns:
         The square.
     """
-    height, width = image.shape[:2]
-    side = max(1, round(min(height, width) * 224 / 256))
-    top, left = (height - side) // 2, (width - side) // 2
-    return _resize(image[top : top + side, left : left + side], size, size)
-
-
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    # Averaging over areas avoids aliasing, but has no meaning when an image grows.
-    shrinks = height * width < image.shape[0] * image.shape[1]
+    # Bilinear interpolation passes pixels over where more than two in a row become one. Averages
+    # over areas do not, but take longer than it takes to decode a photograph of usual size.
+    shrinks = image.shape[0] * image.shape[1] > 4 * size * size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
+    return cv2.resize(image, (size, size), interpolation=method)

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,17 +19,25 @@ import tensorflow_datasets as tfds
 from cv2.utils import logging as opencv_logging
 from tensorflow_datasets.datasets.imagenet2012.imagenet2012_dataset_builder import CMYK_IMAGES
 
-from tcl_jax.data.jpeg import decode
+from tcl_jax.data.jpeg import decode, is_flawless
 from tcl_jax.data.prepare import RawData
 from tcl_jax.errors import InputError
 
 # TFDS's name of each split, and what its folder is called; the tar is named after the latter.
 _SPLITS = {"train": "train", "validation": "val"}
+_COUNTS = {"train": 1_281_167, "val": 50_000}
 # Where they may lie in a folder: at once, or as Kaggle unpacks them.
 _BELOW = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 _IMAGES = frozenset({".jpeg", ".jpg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 _OFFICIAL_NAME = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})\.JPEG")
+# What systems leave behind: .DS_Store, ._NAME beside NAME and __MACOSX of macOS, Windows' caches
+# of thumbnails, and the thumbnails of Synology's file servers, which are images.
+_LEFT_BEHIND = re.compile(
+    r"\..*|__MACOSX|(eh)?thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|@eaDir",
+    re.IGNORECASE,
+)
 _TFDS_FOLDER = "datasets/imagenet2012"
 _NAMED_AT_MOST = 100
 
@@ -47,8 +56,13 @@ def find(folder: Path) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for below in _BELOW:
         for short in _SPLITS.values():
-            tar, images = folder / below / f"ILSVRC2012_img_{short}.tar", folder / below / short
-            if tar.is_file():
+            tars = (
+                folder / below / f"{front}{short}{ending}"
+                for front in ("ILSVRC2012_img_", "")
+                for ending in _TAR_ENDINGS
+            )
+            images = folder / below / short
+            if tar := next(filter(Path.is_file, tars), None):
                 found.setdefault(short, tar)
             elif images.is_dir():
                 found.setdefault(short, images)
@@ -61,9 +75,11 @@ class _Unusable:
 
     Attributes:
         names: Of images or folders, by what is the matter with them.
+        doubtful: Images that can be used, though libjpeg found something odd in them.
     """
 
     names: dict[str, dict[str, None]] = field(default_factory=dict)
+    doubtful: list[str] = field(default_factory=list)
 
     def add(self, what: str, name: object) -> None:
         self.names.setdefault(what, {})[str(name)] = None
@@ -114,6 +130,13 @@ def read(files: Mapping[str, Path]) -> RawData:
         # TFDS reads the splits in this order, so that all is known here.
         yield from validation
         unusable.refuse(files["val"].parent)
+        if unusable.doubtful:
+            logging.warning(
+                "%s: images with wrong or superfluous bytes, which may be damaged (%d): %s",
+                files["val"].parent,
+                len(unusable.doubtful),
+                _listed(unusable.doubtful),
+            )
 
     return RawData({"train": train, "validation": to_the_end()})
 
@@ -137,7 +160,7 @@ class _Classes:
     def of(self, path: PurePosixPath, short: str) -> str | None:
         """By the nearest folder (or inner tar file) that is a class, or else the official list."""
         for parent in path.parents:
-            if (name := parent.name.removesuffix(".tar")) in self.wnids:
+            if (name := parent.name.partition(".")[0]) in self.wnids:
                 return name
         number = _VALIDATION_NAME.fullmatch(path.name) if short == "val" else None
         if number is None or not 1 <= int(number[1]) <= len(self.validation):
@@ -149,7 +172,7 @@ def _split(place: Path, short: str, classes: _Classes, unusable: _Unusable) -> I
     """Records of one split, each with its label; what cannot be one is noted."""
     seen: dict[str, PurePosixPath] = {}
     empty = True
-    for path, image in _as_rgb_jpegs(_images(place)):
+    for path, (image, doubtful) in _as_rgb_jpegs(_images(place)):
         empty = False
         label = classes.of(path, short)
         # The stock builder's key where there is one: the same order then.
@@ -166,20 +189,23 @@ def _split(place: Path, short: str, classes: _Classes, unusable: _Unusable) -> I
             unusable.add("there twice", f"{named} and {place.name / seen[key]}")
         else:
             seen[key] = path
+            if doubtful:
+                unusable.doubtful.append(str(named))
             record = {"file_name": path.name, "image": io.BytesIO(image), "label": label}
             yield key, record
     if empty:
         raise InputError(f"{place} holds no images (class/name.JPEG, or name.JPEG for val).")
     if not seen:
         unusable.refuse(place.parent)
+    if len(seen) != _COUNTS[short]:
+        logging.warning("%s: %d images, where ImageNet has %d", place, len(seen), _COUNTS[short])
 
 
 def _images(place: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Images of a folder or tar file with their path in it; tar files within are as folders."""
     left_out: list[PurePosixPath] = []
     for path, content in _folder_files(place) if place.is_dir() else _tar_files(place):
-        # What systems leave behind: .DS_Store, ._NAME beside NAME, __MACOSX.
-        if any(part.startswith((".", "__MACOSX")) for part in path.parts):
+        if any(map(_LEFT_BEHIND.fullmatch, path.parts)):
             continue
         if path.suffix.lower() in _IMAGES:
             yield path, content
@@ -196,7 +222,7 @@ def _folder_files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
         for name in sorted(names):
             path = Path(parent, name)
             inside = PurePosixPath(path.relative_to(folder))
-            if path.suffix == ".tar" and not name.startswith("."):
+            if _is_tar(inside):
                 with path.open("rb") as file:
                     yield from _within(inside, _members(path, file))
             else:
@@ -213,10 +239,14 @@ def _content(path: Path) -> bytes:
 def _tar_files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     with path.open("rb") as file:
         for name, content in _members(path, file):
-            if name.suffix == ".tar" and not name.name.startswith("."):
+            if _is_tar(name):
                 yield from _within(name, _members(path / name, io.BytesIO(content)))
             else:
                 yield name, content
+
+
+def _is_tar(path: PurePosixPath) -> bool:
+    return path.name.endswith(_TAR_ENDINGS) and not path.name.startswith(".")
 
 
 def _within(
@@ -228,24 +258,26 @@ def _within(
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[PurePosixPath, bytes]]:
     try:
-        with tarfile.open(fileobj=file, mode="r|") as archive:
+        with tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                stream = archive.extractfile(member)
-                if stream is not None:
-                    yield PurePosixPath(member.name.lstrip("/")), stream.read()
-    except (tarfile.TarError, EOFError) as error:
+                # What a link leads to may have gone by already; it is named as unreadable.
+                stream = archive.extractfile(member) if member.isfile() else None
+                if not member.isdir():
+                    content = stream.read() if stream is not None else b""
+                    yield PurePosixPath(member.name.lstrip("/")), content
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is not a whole tar file ({error}): fetch it again.") from error
 
 
 def _as_rgb_jpegs(
     images: Iterator[tuple[PurePosixPath, bytes]],
-) -> Iterator[tuple[PurePosixPath, bytes | None]]:
-    """Each image checked and, if need be, encoded anew; None where it is damaged.
+) -> Iterator[tuple[PurePosixPath, tuple[bytes | None, bool]]]:
+    """Each image checked and, if need be, encoded anew; None where it is damaged; if it may be.
 
     Every one is decoded, for nothing less finds what is cut off; on all cores, a few at a time.
     """
     workers = os.cpu_count() or 1
-    waiting: deque[tuple[PurePosixPath, Future[bytes | None]]] = deque()
+    waiting: deque[tuple[PurePosixPath, Future[tuple[bytes | None, bool]]]] = deque()
     # OpenCV would speak of what is damaged, too, and name no file.
     level = opencv_logging.setLogLevel(opencv_logging.LOG_LEVEL_SILENT)
     try:
@@ -261,10 +293,16 @@ def _as_rgb_jpegs(
         opencv_logging.setLogLevel(level)
 
 
-def _as_rgb_jpeg(name: str, content: bytes) -> bytes | None:
+def _as_rgb_jpeg(name: str, content: bytes) -> tuple[bytes | None, bool]:
     """The file as it is, except the few that are CMYK or no JPEG, which TFDS converts too."""
+    jpeg = content[:2] == b"\xff\xd8"
+    if jpeg and name not in CMYK_IMAGES and is_flawless(content):
+        return content, False
     rgb = decode(content)
-    if rgb is None or (content[:2] == b"\xff\xd8" and name not in CMYK_IMAGES):
-        return None if rgb is None else content
+    if rgb is None:
+        return None, False
+    if jpeg and name not in CMYK_IMAGES:
+        return content, True
     bgr = np.ascontiguousarray(rgb[:, :, ::-1])
-    return cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()
+    encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()
+    return encoded, False

@@ -4,18 +4,18 @@ Everything random is a function of the seed and of a position in the stream, nev
 state.  So a run restarts exactly from a step, and any number of processes sees the same batch.
 """
 
+import math
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
-import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Bool, Int32, UInt8
 
-from tcl_jax.data.augment import crop_and_flip, draw_crops
+from tcl_jax.data.ahead import ahead
+from tcl_jax.data.augment import crop_and_flip, draw_crops, draw_resized_crops
 from tcl_jax.data.dataset import DataInfo, Dataset, Source
 from tcl_jax.data.jpeg import JpegSource
 from tcl_jax.errors import InputError
@@ -25,7 +25,6 @@ Augment = Literal["none", "crop_flip", "resized_crop_flip"]
 # Purposes of random streams, so that two of them never share a seed.
 _ORDER, _CROPS = 0, 1
 _ENDLESS = 2**62
-_READ_AHEAD = 2
 _MOST_THREADS = 16
 
 
@@ -109,13 +108,16 @@ def train_batches(
             allow it; for photographs `resized_crop_flip`: random resized crop and mirroring.
         shard: This process's index and the number of processes; the process gets its contiguous
             part of every batch.
-        workers: Number of worker processes; 0 reads ahead in threads.
+        workers: Processes that make batches, beside this one.  With 0 its threads do, one for
+            each core, which one interpreter holds up where they are many; processes take some
+            seconds to begin, and end with this one.
 
     Returns:
         The stream; reading ahead ends when it is closed (`close()`) or collected.
 
     Raises:
-        InputError: The arguments do not fit each other or the data set.
+        InputError: The arguments do not fit each other or the data set; later, an image is damaged
+            or a worker process was killed.
 
     >>> from tcl_jax import data
     >>> digits = data.load("digits")
@@ -129,6 +131,8 @@ def train_batches(
     rows = _rows(batch_size, shard)
     if seed < 0 or start_step < 0:
         raise InputError(f"seed={seed} and start_step={start_step} must not be negative.")
+    if workers < 0:
+        raise InputError(f"must not be negative, got {workers}", "workers")
     if augment not in get_args(Augment):
         raise InputError(
             f"There is no augmentation {augment!r}: choose from {', '.join(get_args(Augment))}."
@@ -141,7 +145,7 @@ def train_batches(
             f"crop_flip is for small images: choose resized_crop_flip for {info.name}."
         )
     batch = _TrainBatches(train, info, augment, batch_size, rows, seed)
-    return _stream(batch, range(start_step, _ENDLESS), _threads(train), workers)
+    return ahead(batch, range(start_step, _ENDLESS), _threads(train, workers), workers)
 
 
 @dataclass(frozen=True)
@@ -160,9 +164,9 @@ class _TrainBatches:
         order = epoch_order(len(self.source), self.seed, epoch)
         indices = order[number * self.batch_size : (number + 1) * self.batch_size][self.rows]
         if isinstance(self.source, JpegSource) and self.augment == "resized_crop_flip":
-            rows = range(self.batch_size)[self.rows]
-            rngs = (np.random.default_rng([self.seed, _CROPS, step, row]) for row in rows)
-            image, label = self.source.random_crops(indices, rngs)
+            rng = np.random.default_rng([self.seed, _CROPS, step])
+            resized = draw_resized_crops(rng, self.batch_size)
+            image, label = self.source.random_crops(indices, resized[self.rows])
         else:
             image, label = self.source.gather(indices)
         if self.augment == "crop_flip":
@@ -216,7 +220,7 @@ def eval_batches(
         image[~mask], label[~mask] = 0, 0
         return {"image": image, "label": label, "mask": mask}
 
-    return _stream(batch, range(-((first - end) // batch_size)), _threads(source), workers=0)
+    return ahead(batch, range(-((first - end) // batch_size)), _threads(source), workers=0)
 
 
 def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
@@ -230,26 +234,9 @@ def _rows(batch_size: int, shard: tuple[int, int]) -> slice:
     return slice(index * size, (index + 1) * size)
 
 
-def _threads(source: Source) -> int:
-    """Batches to make at the same time: gathering small images needs no help."""
-    return min(_MOST_THREADS, os.cpu_count() or 1) if isinstance(source, JpegSource) else 1
-
-
-def _stream(
-    batch: Callable[[int], Any], steps: range, threads: int, workers: int
-) -> Generator[Any, None, None]:
-    """Make the batches of `steps` ahead of their use."""
-    batches = (
-        grain.MapDataset.range(steps.start, steps.stop)
-        .map(batch)
-        .to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=threads + _READ_AHEAD))
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's flags
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, _READ_AHEAD))
-    iterator = iter(batches)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+def _threads(source: Source, workers: int = 0) -> int:
+    """Batches that a process makes at the same time: gathering small images needs no help."""
+    if not isinstance(source, JpegSource):
+        return 1
+    share = math.ceil(len(os.sched_getaffinity(0)) / max(1, workers))
+    return min(_MOST_THREADS, share)

@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.proto import tf_example_pb2
 
 from tcl_jax.errors import InputError
 
@@ -105,6 +106,59 @@ def prepare(name: str, data_dir: Path, read: Callable[[Any], RawData]) -> None:
         if find_prepared(name, data_dir) is not None:
             return  # another process was faster, and its folder stood in the way of ours
         raise InputError(f"{name} cannot be prepared in {data_dir}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Random access to the records of a split, as dictionaries whose images are left encoded.
+
+    TFDS's own access takes twice the time, a tenth of what decoding a photograph takes.
+
+    Attributes:
+        serialized: The same, as bytes.
+    """
+
+    serialized: Any
+
+    def __len__(self) -> int:
+        return len(self.serialized)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (_parsed(self.serialized[index]) for index in range(len(self)))
+
+    def __getitems__(self, indices: Sequence[int], /) -> list[dict[str, Any]]:
+        """Those at `indices`, read together."""
+        return [_parsed(record) for record in self.serialized.__getitems__(indices)]
+
+
+def records(builder: Any, split: str) -> Records:
+    """The records of one split.
+
+    Args:
+        builder: What `find_prepared` found.
+        split: Name of the split.
+
+    Returns:
+        The records, each with one value a feature.
+
+    Raises:
+        InputError: The split is empty.
+    """
+    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
+        raise InputError(
+            f"{builder.data_path} has no examples of split {split}: delete that folder to have it "
+            "prepared again."
+        )
+    as_bytes = tfds.decode.DeserializeMethod.RAW_BYTES
+    return Records(builder.as_data_source(split, deserialize_method=as_bytes))
+
+
+def _parsed(record: bytes) -> dict[str, Any]:
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    return {
+        name: getattr(feature, feature.WhichOneof("kind")).value[0]
+        for name, feature in features.items()
+    }
 
 
 def official_urls(name: str) -> Mapping[str, str]:

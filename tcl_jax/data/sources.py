@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,12 +19,10 @@ from tcl_jax.data.prepare import (
     official_urls,
     prepare,
     reachable,
+    records,
 )
 from tcl_jax.errors import InputError
 from tcl_jax.registry import Registry
-
-# Made by a decorator that pyright does not see through.
-_ENCODED = tfds.decode.SkipDecoding()  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def _photographs(name: str, spec: _Spec, builder: tfds.core.DatasetBuilder, size
     if size < 1:
         raise InputError(f"image_size={size} must be at least 1.")
     train, test = (
-        JpegSource(_records(builder, split), f"{builder.data_path}, split {split}", size)
+        JpegSource(records(builder, split), f"{builder.data_path}, split {split}", size)
         for split in ("train", "validation")
     )
     return _dataset(name, spec, (size, size), train, test)
@@ -208,6 +205,8 @@ def _prepared(
         folders.append(folder)
     if files.system_folder is not None:
         folders.append(files.system_folder)
+    if not files.downloads:
+        folders.append(data_dir / "downloads" / "manual")  # where TFDS would have them put
     found = next(filter(None, map(files.find, folders)), None)
     urls = official_urls(name) if files.downloads else {}
     if found is not None:
@@ -238,20 +237,10 @@ def _not_found(
     )
 
 
-def _records(builder: Any, split: str) -> Any:
-    """Random access to the records of a split, with images left encoded."""
-    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-        raise InputError(
-            f"{builder.data_path} has no examples of split {split}: delete that folder to have it "
-            "prepared again."
-        )
-    return builder.as_data_source(split, decoders={"image": _ENCODED})
-
-
 def _decode(builder: tfds.core.DatasetBuilder, split: str) -> ArraySource:
     """Decode a whole split of small PNG images into memory."""
-    records = _records(builder, split)
-    examples = records.__getitems__(range(len(records)))
+    encoded = records(builder, split)
+    examples = encoded.__getitems__(range(len(encoded)))
     images = []
     for number, example in enumerate(examples):
         image = cv2.imdecode(np.frombuffer(example["image"], np.uint8), cv2.IMREAD_UNCHANGED)

@@ -61,6 +61,7 @@ def fit(
     shard_optimizer: bool = False,
     save_steps: int | None = None,
     save_minutes: float | None = None,
+    workers: int = 0,
 ) -> Result:
     """Train a network and leave a run's folder behind.
 
@@ -88,6 +89,8 @@ def fit(
             devices, each of which updates its part (Rajbhandari et al. 2020, *ZeRO*, stage 1).
         save_steps: save the state after every so many steps, too.
         save_minutes: save it where the last was saved so many minutes ago, too.
+        workers: processes that decode and cut training images beside each of `cluster`'s
+            (`tcl_jax.data.train_batches`); with 0 its threads do.
 
     Returns:
         How it ended.
@@ -105,6 +108,8 @@ def fit(
         raise InputError(f"must be at least 1, got {save_steps}", "save_steps")
     if save_minutes is not None and not save_minutes > 0:
         raise InputError(f"must be above 0, got {save_minutes:g}", "save_minutes")
+    if workers < 0:
+        raise InputError(f"must not be negative, got {workers}", "workers")
     options = {"save_steps": save_steps, "save_minutes": save_minutes}
     cluster.check_same(**flat(config), shard_optimizer=shard_optimizer, **options)
     cluster.alone(lambda: check_folder(config, workdir, resume))
@@ -151,6 +156,7 @@ def fit(
             start_step=step,
             augment=config.data.augment,
             shard=cluster.shard,
+            workers=workers,
         )
         with closing(batches):
             recorder.start(step, headlines(config, info, cluster, shapes, where))
