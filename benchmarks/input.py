@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from results.pages import table
 from tcl_jax import cluster, data, models, provenance
 from tcl_jax.data import jpeg
 from tcl_jax.data.augment import Rectangle, draw_resized_crops
+from tcl_jax.record import write_json
 from tcl_jax.training import config, optimizer, step
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "input"
@@ -69,9 +70,12 @@ def main() -> int:
             ):
                 continue
             print(f"{name} …", flush=True)
-            record[name] = {**about, "seed": 0, "found": measure()}
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            found: dict[str, Any] = {}
+            record[name] = {**about, "seed": 0, "found": found}
+            for what, rate in measure():
+                print(f"{what}: {rate}", flush=True)
+                found[what] = rate
+                write_json(path, record)
     _write([json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))])
     return 0
 
@@ -151,10 +155,9 @@ DECODERS: dict[str, Callable[[bytes, Part], Any]] = {
 }
 
 
-def _decoders() -> dict[str, Any]:
-    """Images a second on one core, by decoder and set of photographs."""
+def _decoders() -> Iterator[tuple[str, Any]]:
+    """Images a second on one core, by set of photographs and decoder."""
     cv2.setNumThreads(1)
-    rates: dict[str, Any] = {}
     for name, sizes, count in (("mixture", MIXTURE, 200), ("1600×1200", LARGE, 20)):
         encoded = _photographs(count, sizes)
         crops = draw_resized_crops(np.random.default_rng(0), count)
@@ -165,9 +168,8 @@ def _decoders() -> dict[str, Any]:
                 for row, file in enumerate(encoded):
                     decode(file, partial(crops.rectangle, row))
                 least[method] = min(least[method], time.process_time() - started)
-        rates[name] = {method: count / seconds for method, seconds in least.items()}
-        rates[f"{name}, kB"] = sum(map(len, encoded)) / count / 1000
-    return rates
+        yield name, {method: count / seconds for method, seconds in least.items()}
+        yield f"{name}, kB", sum(map(len, encoded)) / count / 1000
 
 
 def _prepared(folder: Path) -> data.Dataset:
@@ -180,10 +182,9 @@ def _prepared(folder: Path) -> data.Dataset:
     return data.load("imagenet2012", data_dir=folder / "prepared", raw_dir=raw)
 
 
-def _batches() -> dict[str, Any]:
+def _batches() -> Iterator[tuple[str, float]]:
     """Images a second of `train_batches`, by worker processes; 0 is threads alone."""
     cores = provenance.describe()["hardware"]["host_cores"]
-    rates = {}
     with tempfile.TemporaryDirectory() as folder:
         dataset = _prepared(Path(folder))
         for workers in (0, *(n for n in (1, 2, 4, 8, 16, 32, 64) if n <= cores)):
@@ -194,9 +195,8 @@ def _batches() -> dict[str, Any]:
                 while time.perf_counter() - started < SECONDS:
                     next(batches)
                     count += 1
-                rates[workers] = BATCH * count / (time.perf_counter() - started)
-            print(f"{workers} workers: {rates[workers]:.0f} images/s", flush=True)
-    return rates
+                rate = BATCH * count / (time.perf_counter() - started)
+            yield str(workers), rate
 
 
 def _stream(dataset: data.Dataset, workers: int) -> Any:
@@ -205,7 +205,7 @@ def _stream(dataset: data.Dataset, workers: int) -> Any:
     )
 
 
-def _training() -> dict[str, Any]:
+def _training() -> Iterator[tuple[str, float]]:
     """Images a second of a training, by where they come from."""
     devices = cluster.everywhere()
     with tempfile.TemporaryDirectory() as folder:
@@ -216,7 +216,6 @@ def _training() -> dict[str, Any]:
         )
         tx = optimizer.make(config.OptimConfig(), total_steps=10_000, batch_size=BATCH)
         train_step = step.make_train_step(model, tx, info)
-        rates = {}
         for workers in (None, 0, 4, 8):
             with closing(_stream(dataset, workers or 0)) as batches:
                 state = devices.replicate(step.init_state(model, tx, info, 0))
@@ -229,10 +228,8 @@ def _training() -> dict[str, Any]:
                         batch = devices.put(next(batches))
                     state, metrics = train_step(state, batch)
                 jax.block_until_ready((state, metrics))
-                name = "on the device" if workers is None else f"{workers} workers"
-                rates[name] = STEPS * BATCH / (time.perf_counter() - started)
-            print(f"{name}: {rates[name]:.0f} images/s", flush=True)
-    return rates
+                rate = STEPS * BATCH / (time.perf_counter() - started)
+            yield "on the device" if workers is None else f"{workers} workers", rate
 
 
 def _write(records: list[dict[str, Any]]) -> None:
