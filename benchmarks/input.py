@@ -63,18 +63,17 @@ def main() -> int:
         hardware = about["hardware"]
         path = RESULTS / f"{hardware['backend']}-{hardware['host_cores']}.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if options.only:
+            parts = {options.only: parts[options.only]}
+        elif hardware["backend"] == "cpu":
+            del parts["training"]
         for name, measure in parts.items():
-            if options.only not in (None, name) or (name, hardware["backend"]) == (
-                "training",
-                "cpu",
-            ):
-                continue
             print(f"{name} …", flush=True)
             found: dict[str, Any] = {}
             record[name] = {**about, "seed": 0, "found": found}
-            for what, rate in measure():
-                print(f"{what}: {rate}", flush=True)
-                found[what] = rate
+            for what, figures in measure():
+                print(f"{what}: {figures}", flush=True)
+                found[what] = figures
                 write_json(path, record)
     _write([json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))])
     return 0
