@@ -6,6 +6,7 @@ import signal
 import socket
 from pathlib import Path
 
+import imagenet_files as images
 import numpy as np
 import pytest
 from cli import Begun, Finished, finish, succeed, succeeded, wait_until
@@ -129,6 +130,32 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
 
 def _log(folder: Path) -> list[dict]:
     return read(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+
+
+@pytest.mark.parametrize("network", ["cnet", pytest.param("resnet34", marks=pytest.mark.long)])
+def test_from_tar_files_of_photographs_to_spikes(network, tmp_path):
+    """Prepared, trained by two processes in bfloat16, converted and simulated."""
+    images.write_imagenet(tmp_path, train_tar=True, validation="tar")
+    data, run = ["--data-dir", tmp_path / "prepared"], tmp_path / "run"
+    options = ["--model.name", network, "--data.image-size", 32, "--model.dtype", "bfloat16"]
+    options += ["--batch-size", 2, "--epochs", 3, "--optim.lr", 1e-3, "--data.workers", 1]
+    done, _ = together(
+        2,
+        "train",
+        "imagenet2012-resnet34",
+        *options,
+        "--raw-dir",
+        tmp_path,
+        *data,
+        "--workdir",
+        run,
+    )
+    assert "imagenet2012, 2 images of 32×32×3; 2 cpu devices of 2 processes" in done.out
+    assert len(records(run)) == 3
+    succeed("convert", run, *data, "--report-images", 2)
+    done = succeed("simulate", run, *data, "--timesteps", 4)
+    curve = (run / "curve.csv").read_text().splitlines()
+    assert len(curve) == 5 and "2 test images" in done.out
 
 
 def test_conversion_by_two_processes(trained, converted):
