@@ -50,7 +50,7 @@ def _kinds(graph: Graph) -> list[str]:
         pytest.param("vgg16_imagenet", (32, 32, 3), marks=pytest.mark.long),
         pytest.param("vgg15", (32, 32, 3), marks=pytest.mark.long),
         pytest.param("resnet34", (64, 64, 3), marks=pytest.mark.long),
-        ("resnet50", (64, 64, 3)),
+        pytest.param("resnet50", (64, 64, 3), marks=pytest.mark.long),
         ("mobilenet", (32, 32, 3)),
         pytest.param("mobilenet_imagenet", (64, 64, 3), marks=pytest.mark.long),
         pytest.param("inception_v3", (75, 75, 3), marks=pytest.mark.long),

@@ -147,9 +147,11 @@ def test_truncated_imagenet_tar_is_named(tmp_path: Path, keep: int) -> None:
     assert str(tar) in str(error.value)
 
 
-@pytest.mark.parametrize("augment", ["none", "resized_crop_flip"])
+@pytest.mark.parametrize(
+    ("augment", "workers"), [("none", 0), ("resized_crop_flip", 0), ("resized_crop_flip", 1)]
+)
 def test_a_photograph_damaged_once_it_was_prepared_is_named(
-    tmp_path: Path, augment: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, augment: Any, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_imagenet(tmp_path, train_tar=False, validation="flat")
     path = tmp_path / "train" / WNIDS[1] / f"{WNIDS[1]}_7.JPEG"
@@ -158,4 +160,4 @@ def test_a_photograph_damaged_once_it_was_prepared_is_named(
     monkeypatch.setattr(imagenet, "_as_rgb_jpeg", lambda name, content: (content, False))
     dataset = data.load("imagenet2012", data_dir=tmp_path, raw_dir=tmp_path, image_size=32)
     with pytest.raises(InputError, match=f"{path.name}.*truncated.*names damaged raw files"):
-        next(data.train_batches(dataset, batch_size=2, seed=0, augment=augment))
+        next(data.train_batches(dataset, batch_size=2, seed=0, augment=augment, workers=workers))

@@ -42,6 +42,8 @@ _TFDS_FOLDER = "datasets/imagenet2012"
 _NAMED_AT_MOST = 100
 
 _Record = tuple[str, dict[str, Any]]
+_Checked = tuple[bytes | None, bool]
+"""An image as it is stored, None where it is damaged, and whether it may be."""
 
 
 def find(folder: Path) -> Mapping[str, Path]:
@@ -271,13 +273,13 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tuple[PurePosixPath, bytes
 
 def _as_rgb_jpegs(
     images: Iterator[tuple[PurePosixPath, bytes]],
-) -> Iterator[tuple[PurePosixPath, tuple[bytes | None, bool]]]:
-    """Each image checked and, if need be, encoded anew; None where it is damaged; if it may be.
+) -> Iterator[tuple[PurePosixPath, _Checked]]:
+    """Each image checked and, if need be, encoded anew.
 
     Every one is decoded, for nothing less finds what is cut off; on all cores, a few at a time.
     """
     workers = os.cpu_count() or 1
-    waiting: deque[tuple[PurePosixPath, Future[tuple[bytes | None, bool]]]] = deque()
+    waiting: deque[tuple[PurePosixPath, Future[_Checked]]] = deque()
     # OpenCV would speak of what is damaged, too, and name no file.
     level = opencv_logging.setLogLevel(opencv_logging.LOG_LEVEL_SILENT)
     try:
@@ -293,7 +295,7 @@ def _as_rgb_jpegs(
         opencv_logging.setLogLevel(level)
 
 
-def _as_rgb_jpeg(name: str, content: bytes) -> tuple[bytes | None, bool]:
+def _as_rgb_jpeg(name: str, content: bytes) -> _Checked:
     """The file as it is, except the few that are CMYK or no JPEG, which TFDS converts too."""
     jpeg = content[:2] == b"\xff\xd8"
     if jpeg and name not in CMYK_IMAGES and is_flawless(content):
