@@ -4,13 +4,13 @@ import gzip
 import io
 import pickle
 import struct
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from imagenet_files import tar
 
 from tcl_jax import data
 from tcl_jax.data import sources
@@ -186,21 +186,13 @@ CIFAR_FORMS = {
 }
 
 
-def _tar(path: Path, files: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> None:
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
 def _write_cifar(folder: Path, name: str, form: str, packed: bool) -> np.ndarray:
     count = 10 if name == "cifar10" else 20
     images = np.random.default_rng(2).integers(0, 256, (count, 32, 32, 3), np.uint8)
     archive, inner = CIFAR_FORMS[name, form]
     files = _cifar_files(name, form, images)
     if packed:
-        _tar(folder / archive, {f"{inner}/{n}": content for n, content in files.items()}, "w:gz")
+        tar(folder / archive, {f"{inner}/{n}": content for n, content in files.items()}, "w:gz")
     else:
         (folder / inner).mkdir()
         for file, content in files.items():

@@ -93,8 +93,8 @@ def decode_part(
     """Decode a part of an image, resized to a square.
 
     A JPEG of which the part has at least twice as many pixels in a row, and in a column, as the
-    square is decoded at the least size (1/2, 3/8, 1/4 or 1/8) where it has no fewer: in the time
-    that this takes, and free of aliasing.
+    square is decoded at the least size (1/2, 3/8, 1/4 or 1/8) where it has no fewer: in less time,
+    and with less aliasing, than bilinear interpolation of the whole has.
 
     Args:
         encoded: The file.

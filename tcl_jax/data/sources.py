@@ -224,7 +224,7 @@ def _prepared(
 def _not_found(
     name: str, files: _Files, data_dir: Path, folders: list[Path], urls: Mapping[str, str]
 ) -> str:
-    raw_places = " or ".join(map(str, folders)) or "any folder (none was given as raw_dir)"
+    raw_places = " or ".join(map(str, folders)) or "any folder (none was given)"
     tried = (
         f", and the server of {next(iter(urls.values()))} does not answer"
         if urls
@@ -233,7 +233,7 @@ def _not_found(
     return (
         f"{name} was not found: no prepared data in {data_dir / name}, no raw files "
         f"({files.wanted}) in {raw_places}{tried}; put the raw files in a folder and give it as "
-        "raw_dir, or give the data_dir of prepared ArrayRecord data."
+        "raw_dir=FOLDER, or give data_dir=FOLDER that holds prepared ArrayRecord data."
     )
 
 
