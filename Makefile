@@ -12,7 +12,7 @@ demo: $(VENV)/.installed  ## train, convert and simulate a small network: under 
 	$(BIN)/python simulate.py $(DEMO) --timesteps 100
 	@echo "the curve is in $(DEMO)/curve.png and $(DEMO)/curve.csv"
 
-test: $(VENV)/.installed-test  ## all tests, but for more pairs of methods and the largest networks
+test: $(VENV)/.installed-test  ## all tests, but for more of the same that takes long
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.installed-test  ## those: minutes

@@ -14,7 +14,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-from cli import COMPILED
+from cli import COMPILED, QUICKLY
 
 # In the background SIGINT may be ignored, and so it would be by every process that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Before anything uses a backend: the number of devices is fixed from then on, and so is how much
 # LLVM does for programs most of which run once.  Commands, and `make fuzz`, compile as users do.
 jax.config.update("jax_num_cpu_devices", 4)
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
 
 # The library works under whatever promotion a user has set; what is strictest hides the least.
 # Functions that stand for users' promote as most of those do: `tcl_jax.promotion.implicit`.
@@ -31,7 +31,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile(
-    "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=40
+    "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=25
 )
 hypothesis.settings.load_profile("tcl_jax")
 

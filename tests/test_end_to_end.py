@@ -227,6 +227,7 @@ def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     assert half.mean() > spikes.mean(), "a start at half the threshold saves time"
 
 
+@pytest.mark.long
 def test_baselines_convert_into_folders_of_their_own(plain):
     figures = {}
     norms = {"snn-max": "max", "snn-p99.9": "percentile:99.9", "snn-channel": "spike_norm/channel"}

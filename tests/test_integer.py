@@ -149,7 +149,7 @@ def test_weights_are_rounded_in_units_of_their_channel(rng):
         evaluate(found, x)
 
 
-@pytest.mark.parametrize("name", ["cnet", "resnet20"])
+@pytest.mark.parametrize("name", ["cnet", pytest.param("resnet20", marks=pytest.mark.long)])
 def test_logits_are_nearly_those_of_the_float_network(name, rng, randomised):
     x = jnp.asarray(rng.normal(0, 1, (4, 16, 16, 3)), jnp.float32)
     model = models.create(name, image_shape=x.shape[1:], num_classes=5)

@@ -55,7 +55,7 @@ def _conv(x, w, stride, groups=1):
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.integers(1, 2),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),

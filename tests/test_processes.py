@@ -132,7 +132,8 @@ def _log(folder: Path) -> list[dict]:
     return read(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
 
 
-@pytest.mark.parametrize("network", ["cnet", pytest.param("resnet34", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("network", ["cnet", "resnet34"])
 def test_from_tar_files_of_photographs_to_spikes(network, tmp_path):
     """Prepared, trained by two processes in bfloat16, converted and simulated."""
     images.write_imagenet(tmp_path, train_tar=True, validation="tar")
@@ -183,6 +184,7 @@ def test_simulation_by_two_processes(trained, converted, tmp_path):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_one_process_has_no_images(trained, converted, tmp_path):
     """Of one batch, and of three for calibration; decisions are the same."""
     options = [trained.folder, "--snn", converted, "--timesteps", 12, "--adaptive"]

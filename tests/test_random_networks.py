@@ -237,7 +237,7 @@ def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int, groups: int) -> np
 SEEDS = st.integers(0, 2**16)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(networks(), SEEDS)
 def test_conversion_and_simulation_are_exact(ops, seed):
     check(ops, seed)

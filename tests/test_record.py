@@ -80,7 +80,11 @@ def assert_no_room(done: Finished) -> None:
     assert sentence.startswith("error: ") and "make room" in sentence and len(sentence) < 500
 
 
-@pytest.mark.parametrize("size", [100, 100_000], ids=["nothing", "no checkpoint"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(100, marks=pytest.mark.long), 100_000],
+    ids=["nothing", "no checkpoint"],
+)
 def test_training_without_room(size, trained, tmp_path):
     folder = tmp_path / "run"
     options = ["digits-cnet", "--epochs", 3, "--workdir", folder]
@@ -137,7 +141,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("size", [100, 100_000], ids=["nothing", "arrays"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(100, marks=pytest.mark.long), 100_000],
+    ids=["nothing", "arrays"],
+)
 def test_conversion_without_room(size, simulated, tmp_path):
     folder = Path(shutil.copytree(simulated, tmp_path / "run"))
     before = contents(folder)
@@ -151,7 +159,11 @@ def test_conversion_without_room(size, simulated, tmp_path):
     load(folder / "other")
 
 
-@pytest.mark.parametrize("size", [1_000, 60_000], ids=["curve.png", "energy.png"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(1_000, marks=pytest.mark.long), 60_000],
+    ids=["curve.png", "energy.png"],
+)
 def test_simulation_without_room(size, simulated, tmp_path):
     folder = Path(shutil.copytree(simulated, tmp_path / "run"))
     options = [folder, "--images", 20, "--timesteps", 20, "--energy"]
@@ -201,6 +213,7 @@ def test_results_of_a_network_that_is_replaced(simulated, tmp_path):
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
 
 
+@pytest.mark.long
 def test_results_of_other_networks_stay(simulated, tmp_path):
     folder = Path(shutil.copytree(simulated, tmp_path / "run"))
     before = {name: (folder / name).read_bytes() for name in RESULTS}

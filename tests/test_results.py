@@ -128,6 +128,7 @@ def test_records_that_do_not_say_their_settings_or_are_of_another_network_are_fo
     assert lacks(row, kept) == "not converted"
 
 
+@pytest.mark.long
 def test_a_default_that_changes_makes_records_older(run, made, monkeypatch):
     row = row_of(run)
     made(row, run)
@@ -140,6 +141,7 @@ def test_a_default_that_changes_makes_records_older(run, made, monkeypatch):
     assert lacks(row, run).startswith("simulated with other settings than today's")
 
 
+@pytest.mark.long
 def test_adaptive_records_are_told_from_older_ones(run, made):
     row = row_of(run)
     made(row, run)

@@ -71,7 +71,9 @@ def assert_same_run(folder: Path, uninterrupted: Path) -> None:
     assert jax.tree.all(jax.tree.map(np.array_equal, here, there))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_interrupted_by_a_signal(number, uninterrupted, tmp_path):
     folder = tmp_path / "with a space (2)"
     process = begin(folder)
@@ -93,7 +95,13 @@ def test_interrupted_by_a_signal(number, uninterrupted, tmp_path):
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.parametrize(("options", "last"), [([], {88}), (["--save-steps", 30], {90, 120})])
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        pytest.param([], {88}, marks=pytest.mark.long),
+        (["--save-steps", 30], {90, 120}),
+    ],
+)
 def test_killed_between_checkpoints(options, last, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = begin(folder, *options)
@@ -136,7 +144,9 @@ def test_no_time_between_checkpoints(option, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("left", ["config.json", "heartbeat.json"])
+@pytest.mark.parametrize(
+    "left", ["config.json", pytest.param("heartbeat.json", marks=pytest.mark.long)]
+)
 def test_killed_before_the_first_checkpoint(left, tmp_path, uninterrupted):
     folder = tmp_path / "run"
     process = begin(folder)
@@ -187,7 +197,7 @@ def uninterrupted_here(uninterrupted, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("epoch", [1, EPOCHS])
+@pytest.mark.parametrize("epoch", [1, pytest.param(EPOCHS, marks=pytest.mark.long)])
 def test_interrupted_in_an_evaluation(epoch, uninterrupted_here, tmp_path, monkeypatch):
     """The state is saved before; what was not evaluated to the end is so when training goes on."""
     config = configs.read(uninterrupted_here / "config.json")
