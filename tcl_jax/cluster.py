@@ -2,7 +2,8 @@
 
 import os
 import pickle
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -71,6 +72,11 @@ class Cluster:
         """Of an array that is whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def split(self) -> NamedSharding:
+        """Of a batch, whose rows are laid over all devices."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
     def cut(self, shape: tuple[int, ...]) -> NamedSharding:
         """Of an array that is cut evenly over all devices, along the longest axis that can be.
 
@@ -94,8 +100,7 @@ class Cluster:
 
     def put(self, batch: Any) -> Any:
         """A batch laid over all devices, of which each process gives its part (`shard`)."""
-        split = NamedSharding(self.mesh, PartitionSpec("data"))
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.split, x), batch)
 
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device; every process gives all of them, and the same ones."""
@@ -228,15 +233,24 @@ def everywhere() -> Cluster:
     >>> here.writes, here.shard, here.agree(3)
     (True, (0, 1), 3)
     """
+    return over(jax.devices(), jax.process_index())
+
+
+def over(devices: Sequence[jax.Device], process: int = 0) -> Cluster:
+    """Devices of one or several processes, as one of these has them.
+
+    Raises:
+        InputError: processes differ in their number of devices.
+    """
     # By process, which JAX does not promise, or the rows of one would not lie side by side.
-    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-    each = [sum(d.process_index == p for d in devices) for p in range(jax.process_count())]
+    devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+    each = list(Counter(d.process_index for d in devices).values())
     if len(set(each)) > 1:
         raise InputError(
             f"the processes have {each} devices, and each must have as many as any other: "
             "see to it that all are healthy, and given to one process only"
         )
-    return _row(devices, jax.process_index(), jax.process_count())
+    return _row(devices, process, len(each))
 
 
 def here(devices: int | None = None) -> Cluster:

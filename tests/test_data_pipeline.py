@@ -105,7 +105,7 @@ def test_epochs_and_seeds_differ() -> None:
 @given(count=st.integers(4, 40), batch_size=st.integers(1, 4), seed=st.integers(0, 100))
 def test_the_stream_is_made_of_whole_epochs(count: int, batch_size: int, seed: int) -> None:
     dataset = _numbered(count, side=1)
-    steps = data.steps_per_epoch(dataset, batch_size)
+    steps = data.steps_per_epoch(dataset.info, batch_size)
     assert steps == count // batch_size
     stream = data.train_batches(dataset, batch_size=batch_size, seed=seed)
     batches = _take(2 * steps, stream)

@@ -16,10 +16,10 @@ REPOSITORY = PACKAGE.parent
 
 FLOORS = (
     "errors pytrees",
-    "letters promotion provenance record registry storage",
+    "letters programs promotion provenance record registry storage",
     "clipping cluster pixels progress",
-    "data graph models",
-    "simulation tracing",
+    "data graph models topology",
+    "roofline simulation tracing",
     "calibration exchange",
     "conversion report training",
     "runs",

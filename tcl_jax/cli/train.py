@@ -13,8 +13,11 @@ with ends_at_ctrl_c():  # these take seconds
 
     from tcl_jax.cli.options import Folder, check_options, command, preset_and_options, program
     from tcl_jax.cli.processes import ALONE, Processes
+    from tcl_jax.report.tables import print_plan
+    from tcl_jax.topology import find
     from tcl_jax.training import Result, fit, presets
     from tcl_jax.training.config import Config
+    from tcl_jax.training.plan import plan
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Options:
     """Save one as soon as the last is so many minutes old, too."""
     workers: Annotated[int, tyro.conf.arg(name="data.workers")] = 0
     """Processes that decode and cut photographs beside each that trains; 0 leaves it to threads."""
+    plan: str | None = None
+    """Do not train, but compile the step for TPU chips that are not here, as v5e:16x16, and say
+    what it takes on each and how long; needs pip install 'tcl_jax[plan]'."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
 
@@ -46,6 +52,10 @@ def main() -> int:
     name, arguments = preset_and_options(presets.PRESETS)
     default = Options(presets.PRESETS.find(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"{program()} {name}")
+    if options.plan is not None:
+        planned = plan(options.config, find(options.plan), shard_optimizer=options.shard_optimizer)
+        print_plan(planned.said())
+        return 0
     with options.processes.joined(options.config.at_once) as cluster:
         result = fit(
             options.config,

@@ -9,5 +9,6 @@ from tcl_jax.data.pipeline import eval_batches as eval_batches
 from tcl_jax.data.pipeline import steps_per_epoch as steps_per_epoch
 from tcl_jax.data.pipeline import train_batches as train_batches
 from tcl_jax.data.sources import DATASETS as DATASETS
+from tcl_jax.data.sources import described as described
 from tcl_jax.data.sources import load as load
 from tcl_jax.data.standardize import standardize as standardize

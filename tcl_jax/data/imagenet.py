@@ -25,7 +25,7 @@ from tcl_jax.errors import InputError
 
 # TFDS's name of each split, and what its folder is called; the tar is named after the latter.
 _SPLITS = {"train": "train", "validation": "val"}
-_COUNTS = {"train": 1_281_167, "val": 50_000}
+COUNTS = {"train": 1_281_167, "val": 50_000}
 # Where they may lie in a folder: at once, or as Kaggle unpacks them.
 _BELOW = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -199,8 +199,8 @@ def _split(place: Path, short: str, classes: _Classes, unusable: _Unusable) -> I
         raise InputError(f"{place} holds no images (class/name.JPEG, or name.JPEG for val).")
     if not seen:
         unusable.refuse(place.parent)
-    if len(seen) != _COUNTS[short]:
-        logging.warning("%s: %d images, where ImageNet has %d", place, len(seen), _COUNTS[short])
+    if len(seen) != COUNTS[short]:
+        logging.warning("%s: %d images, where ImageNet has %d", place, len(seen), COUNTS[short])
 
 
 def _images(place: Path) -> Iterator[tuple[PurePosixPath, bytes]]:

@@ -43,11 +43,11 @@ class EvalBatch(TypedDict):
     mask: Bool[np.ndarray, " b"]
 
 
-def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
+def steps_per_epoch(info: DataInfo, batch_size: int) -> int:
     """Full batches in one pass over the training split.
 
     Args:
-        dataset: The data set.
+        info: Of the data set.
         batch_size: Global batch size.
 
     Returns:
@@ -57,15 +57,15 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
         InputError: The batch is larger than the split, or not positive.
 
     >>> from tcl_jax import data
-    >>> data.steps_per_epoch(data.load("digits"), 64)
+    >>> data.steps_per_epoch(data.load("digits").info, 64)
     22
     """
-    if not 0 < batch_size <= dataset.info.num_train:
+    if not 0 < batch_size <= info.num_train:
         raise InputError(
-            f"A batch size of {batch_size} does not fit {dataset.info.name}: it must lie between "
-            f"1 and the number of training examples, {dataset.info.num_train}."
+            f"A batch size of {batch_size} does not fit {info.name}: it must lie between "
+            f"1 and the number of training examples, {info.num_train}."
         )
-    return dataset.info.num_train // batch_size
+    return info.num_train // batch_size
 
 
 @lru_cache(maxsize=2)
@@ -127,7 +127,7 @@ def train_batches(
     >>> resumed["image"].shape, bool((resumed["image"] == second["image"]).all())
     ((64, 8, 8, 1), True)
     """
-    steps_per_epoch(dataset, batch_size)  # refuses what does not fit
+    steps_per_epoch(dataset.info, batch_size)  # refuses what does not fit
     rows = _rows(batch_size, shard)
     if seed < 0 or start_step < 0:
         raise InputError(f"seed={seed} and start_step={start_step} must not be negative.")

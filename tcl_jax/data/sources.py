@@ -46,6 +46,15 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Spec:
+    """A data set as published.
+
+    Attributes:
+        side: Height and width of its images, or of what is cut from them unless told otherwise.
+        sizes: Numbers of training and of test images.
+    """
+
+    side: int
+    sizes: tuple[int, int]
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -57,8 +66,10 @@ class _Spec:
 DATASETS = Registry(
     "data set",
     {
-        "digits": _Spec(10, (0.3055,), (0.3759,), mirrors=False),
+        "digits": _Spec(8, (1438, 359), 10, (0.3055,), (0.3759,), mirrors=False),
         "fashion_mnist": _Spec(
+            28,
+            (60_000, 10_000),
             10,
             (0.2860,),
             (0.3530,),
@@ -70,6 +81,8 @@ DATASETS = Registry(
             ),
         ),
         "cifar10": _Spec(
+            32,
+            (50_000, 10_000),
             10,
             (0.4914, 0.4822, 0.4465),
             (0.2470, 0.2435, 0.2616),
@@ -80,6 +93,8 @@ DATASETS = Registry(
             ),
         ),
         "cifar100": _Spec(
+            32,
+            (50_000, 10_000),
             100,
             (0.5071, 0.4865, 0.4409),
             (0.2673, 0.2564, 0.2762),
@@ -90,6 +105,8 @@ DATASETS = Registry(
             ),
         ),
         "imagenet2012": _Spec(
+            224,
+            (imagenet.COUNTS["train"], imagenet.COUNTS["val"]),
             1000,
             (0.485, 0.456, 0.406),
             (0.229, 0.224, 0.225),
@@ -139,45 +156,73 @@ def load(
     ((8, 8, 1), 10, 1438, 359)
     """
     spec = DATASETS.find(name)
-    if spec.photographs and pad_to is not None:
-        raise InputError(f"{name} is cropped, not padded: give image_size instead of pad_to.")
-    if not spec.photographs and image_size is not None:
-        raise InputError(f"{name} has images of one size: give pad_to instead of image_size.")
+    size = _size(name, spec, pad_to, image_size)
     if spec.files is None:
         train, test = digits.load()
     else:
         builder = _prepared(name, spec.files, _data_dir(data_dir), raw_dir)
         if spec.photographs:
-            return _photographs(name, spec, builder, 224 if image_size is None else image_size)
+            return _photographs(name, spec, builder, size)
         train, test = _decode(builder, "train"), _decode(builder, "test")
-    if pad_to is not None:
-        train, test = _pad(train, pad_to), _pad(test, pad_to)
-    height, width = train.images.shape[1:3]
-    return _dataset(name, spec, (height, width), train, test)
+    return _dataset(name, spec, size, _pad(train, size), _pad(test, size))
+
+
+def described(name: str, *, pad_to: int | None = None, image_size: int | None = None) -> DataInfo:
+    """A data set as it is published, for what needs none of its images.
+
+    Args:
+        name: One of `DATASETS`.
+        pad_to: As `load` has it.
+        image_size: Likewise.
+
+    Raises:
+        InputError: The name is unknown, or an option does not fit the data set.
+
+    >>> from tcl_jax import data
+    >>> data.described("digits") == data.load("digits").info
+    True
+    """
+    spec = DATASETS.find(name)
+    return _info(name, spec, _size(name, spec, pad_to, image_size), spec.sizes)
+
+
+def _size(name: str, spec: _Spec, pad_to: int | None, image_size: int | None) -> int:
+    """Height and width of images as they are delivered."""
+    if spec.photographs and pad_to is not None:
+        raise InputError(f"{name} is cropped, not padded: give image_size instead of pad_to.")
+    if not spec.photographs and image_size is not None:
+        raise InputError(f"{name} has images of one size: give pad_to instead of image_size.")
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image_size={image_size} must be at least 1.")
+    if pad_to is not None and pad_to < spec.side:
+        raise InputError(f"pad_to={pad_to} is smaller than the images ({spec.side} x {spec.side}).")
+    return image_size or pad_to or spec.side
 
 
 def _photographs(name: str, spec: _Spec, builder: tfds.core.DatasetBuilder, size: int) -> Dataset:
-    if size < 1:
-        raise InputError(f"image_size={size} must be at least 1.")
     train, test = (
         JpegSource(records(builder, split), f"{builder.data_path}, split {split}", size)
         for split in ("train", "validation")
     )
-    return _dataset(name, spec, (size, size), train, test)
+    return _dataset(name, spec, size, train, test)
 
 
-def _dataset(name: str, spec: _Spec, size: tuple[int, int], train: Source, test: Source) -> Dataset:
-    info = DataInfo(
+def _dataset(name: str, spec: _Spec, size: int, train: Source, test: Source) -> Dataset:
+    return Dataset(_info(name, spec, size, (len(train), len(test))), train, test)
+
+
+def _info(name: str, spec: _Spec, size: int, sizes: tuple[int, int]) -> DataInfo:
+    num_train, num_test = sizes
+    return DataInfo(
         name=name,
-        image_shape=(*size, len(spec.mean)),
+        image_shape=(size, size, len(spec.mean)),
         num_classes=spec.num_classes,
-        num_train=len(train),
-        num_test=len(test),
+        num_train=num_train,
+        num_test=num_test,
         mean=spec.mean,
         std=spec.std,
         mirrors=spec.mirrors,
     )
-    return Dataset(info, train, test)
 
 
 def _data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -256,8 +301,8 @@ def _decode(builder: tfds.core.DatasetBuilder, split: str) -> ArraySource:
 
 def _pad(source: ArraySource, side: int) -> ArraySource:
     _, height, width, _ = source.images.shape
-    if side < max(height, width):
-        raise InputError(f"pad_to={side} is smaller than the images ({height} x {width}).")
+    if side == height == width:
+        return source
     above, left = (side - height) // 2, (side - width) // 2
     margins = ((0, 0), (above, side - height - above), (left, side - width - left), (0, 0))
     return ArraySource(np.pad(source.images, margins), source.labels)

@@ -157,6 +157,83 @@ def print_energy(
     )
 
 
+def print_plan(plan: Mapping[str, Any]) -> None:
+    """What a training step takes on a slice of TPU chips, and how long it does.
+
+    Args:
+        plan: as `tcl_jax.training.plan.Plan.said` has it.
+    """
+    chips, chip, seconds = plan["chips"], plan["published"], plan["seconds"]
+    _console.print(
+        f"a step of {plan['network']} in {plan['dtype']} on {plan['topology']}, {chips} chips, "
+        f"with {plan['batch_size'] / chips:g} images on each",
+        highlight=False,
+    )
+    _print(
+        "what it takes",
+        ("on each chip", "takes", "of", "ms"),
+        [
+            (
+                "memory",
+                f"{plan['memory_bytes'] / 2**30:.2f} GiB",
+                f"{chip['memory'] / 2**30:g} GiB",
+                "",
+            ),
+            ("… of the state", f"{plan['state_bytes'] / 2**30:.2f} GiB", "", ""),
+            (
+                "products",
+                f"{plan['flops'] / 1e9:,.4g} GFLOP",
+                f"{chip['flops'] / 1e12:g} TFLOP/s",
+                f"{1e3 * seconds['products']:.2f}",
+            ),
+            (
+                "memory traffic",
+                f"{plan['bytes'] / 1e9:,.4g} GB",
+                f"{chip['bandwidth'] / 1e9:g} GB/s",
+                f"{1e3 * seconds['memory']:.2f}",
+            ),
+            *(
+                (f"{e['kind']}, {e['times']} times", f"{e['bytes'] / 1e6:,.4g} MB", "", "")
+                for e in plan["exchanges"]
+            ),
+            (
+                "links",
+                "",
+                f"{chip['links'] / 1e9:g} GB/s",
+                f"{1e3 * seconds['links']:.2f}",
+            ),
+        ],
+        first="left",
+    )
+    rows = {"at best (roofline)": (seconds["bound"], plan["at_bound"])}
+    if plan["at_expected"]:
+        rows["as the compiler expects"] = (seconds["expected"], plan["at_expected"])
+    _print(
+        "how long it takes",
+        ("", "ms", "images/s", "epochs/hour", "MFU"),
+        [
+            (
+                what,
+                f"{1e3 * step:.2f}",
+                f"{at['images_per_second']:,.0f}",
+                f"{at['epochs_per_hour']:,.4g}",
+                f"{at['utilisation']:.1%}",
+            )
+            for what, (step, at) in rows.items()
+        ],
+        first="left",
+    )
+    _, at = list(rows.values())[-1]
+    if "cores" in at:
+        rate = plan["images_per_core"]
+        _console.print(
+            f"to feed a chip then, {at['images_per_second'] / chips:,.0f} images/s, takes "
+            f"{at['cores']:.1f} cores that decode {rate} images/s each, and its host has "
+            f"{chip['cores']:g} for each chip",
+            highlight=False,
+        )
+
+
 def print_adaptive(content: Mapping[str, Any]) -> None:
     """Adaptive latency beside fixed ones.
 

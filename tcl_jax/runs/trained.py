@@ -116,5 +116,5 @@ def open_run(
             candidates, lambda step: checkpoints.restore(step, like)
         )
     variables = jax.tree.map(jnp.asarray, found[MODEL])
-    total = config.epochs * data.steps_per_epoch(dataset, config.batch_size)
+    total = config.epochs * data.steps_per_epoch(dataset.info, config.batch_size)
     return Run(folder, config, step, total, dataset, model, variables)

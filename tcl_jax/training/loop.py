@@ -18,14 +18,13 @@ import numpy as np
 from tcl_jax import data
 from tcl_jax.cluster import Cluster, everywhere
 from tcl_jax.errors import InputError
-from tcl_jax.training import optimizer
 from tcl_jax.training.config import Config, flat
 from tcl_jax.training.evaluation import evaluate, make_eval_step
 from tcl_jax.training.headlines import headlines
-from tcl_jax.training.placement import placed
 from tcl_jax.training.recorder import Recorder, check_folder, recorder_of
-from tcl_jax.training.setup import build_model, load_dataset
-from tcl_jax.training.step import init_state, lambdas, make_train_step, read_metrics
+from tcl_jax.training.setup import load_dataset
+from tcl_jax.training.step import lambdas, read_metrics
+from tcl_jax.training.task import task
 
 _LOG_EVERY = 50
 
@@ -116,37 +115,22 @@ def fit(
     dataset = cluster.first(lambda: load_dataset(config, data_dir=data_dir, raw_dir=raw_dir))
     info = dataset.info
     cluster.check_same(images=info)
-    model = build_model(config, info)
-    steps_per_epoch = data.steps_per_epoch(dataset, config.batch_size)
-    total_steps = steps_per_epoch * config.epochs
-    tx = optimizer.make(config.optim, total_steps, config.batch_size)
-    schedule = optimizer.learning_rate(config.optim, total_steps, config.batch_size)
-    fresh = partial(init_state, model, tx, info, config.seed, average=config.optim.ema > 0)
-    shapes = jax.eval_shape(fresh)
-    where = placed(shapes, cluster, shard_optimizer=shard_optimizer)
-    eval_step = make_eval_step(model, info)
-    train_step = make_train_step(
-        model,
-        tx,
-        info,
-        smoothing=config.optim.label_smoothing,
-        ema=config.optim.ema,
-        accumulate=config.accumulate,
-        where=where,
-    )
+    it = task(config, info, cluster, shard_optimizer=shard_optimizer)
+    steps_per_epoch, total_steps = it.steps_per_epoch, it.total_steps
+    eval_step = make_eval_step(it.model, info)
 
     with (
         _interruptible() as received,
         recorder_of(cluster, workdir, total_steps) as recorder,
     ):
-        begun = cluster.alone(lambda: recorder.begin(config, resume, shapes))
+        begun = cluster.alone(lambda: recorder.begin(config, resume, it.shapes))
         step = begun.step
         saved = None if begun.state is None else step
         # An epoch that has ended, and is saved, but was not evaluated to the end.
         unrated = step % steps_per_epoch == 0 < step and not begun.evaluated
         if step == total_steps and not unrated:
             return Result(step, None, None)
-        state = fresh(where=where) if begun.state is None else cluster.place(begun.state, where)
+        state = it.fresh() if begun.state is None else cluster.place(begun.state, it.where)
         asked = _Asked(cluster, received, save_minutes)
         accuracy = None
         batches = data.train_batches(
@@ -159,7 +143,7 @@ def fit(
             workers=workers,
         )
         with closing(batches):
-            recorder.start(step, headlines(config, info, cluster, shapes, where))
+            recorder.start(step, headlines(config, info, cluster, it.shapes, it.where))
             before: Any = None  # what the step before has found, which is ready by now
             started = time.monotonic()
 
@@ -181,7 +165,7 @@ def fit(
                     if step % steps_per_epoch == 0:
                         none = jax.tree.map(jnp.zeros_like, state.sums)
                         state = dataclasses.replace(state, sums=none)
-                    state, metrics = train_step(state, cluster.put(next(batches)))
+                    state, metrics = it.step(state, cluster.put(next(batches)))
                     step += 1
                     _check_and_log(recorder, before, step - 1)
                     before = metrics
@@ -209,7 +193,7 @@ def fit(
                     "train_accuracy": sums["accuracy"].item() / steps_per_epoch,
                     "test_loss": test["loss"],
                     "test_accuracy": test["accuracy"],
-                    "lr": float(schedule(step - 1)),
+                    "lr": float(it.schedule(step - 1)),
                     "seconds": time.monotonic() - started,
                     "lambda": {name: bound.item() for name, bound in bounds.items()},
                 }

@@ -1,0 +1,44 @@
+"""How long a program takes at least on a slice of TPU chips."""
+
+from dataclasses import dataclass
+
+from tcl_jax.programs import Program
+from tcl_jax.topology import Topology
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of one run, were each part of a chip busy without a break.
+
+    None can be done without, and they may all go on at once: the longest is a bound from below
+    (Williams et al. 2009, *Roofline*).
+
+    Attributes:
+        products: of the matrix units.
+        memory: of what goes to and from it.
+        links: of what chips exchange, each of n in a ring giving and taking (n − 1)/n of it twice.
+        expected: by the compiler's own account of its operations, one after another; 0 where it
+            gives none.
+    """
+
+    products: float
+    memory: float
+    links: float
+    expected: float
+
+    @property
+    def seconds(self) -> float:
+        """The bound."""
+        return max(self.products, self.memory, self.links)
+
+
+def roofline(program: Program, topology: Topology) -> Roofline:
+    """Of a program that was compiled for a slice."""
+    chip, chips = topology.chip, topology.cluster.mesh.size
+    exchanged = sum(exchange.bytes for exchange in program.exchanges)
+    return Roofline(
+        products=program.flops / chip.flops,
+        memory=program.bytes / chip.bandwidth,
+        links=4 * exchanged * (chips - 1) / chips / chip.links,
+        expected=program.cycles / chip.clock,
+    )

@@ -1,0 +1,186 @@
+"""What training comes to on a slice of TPU chips, found by compiling its step for them."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from tcl_jax import data, programs
+from tcl_jax.errors import InputError
+from tcl_jax.programs import Program
+from tcl_jax.roofline import Roofline, roofline
+from tcl_jax.topology import Topology
+from tcl_jax.training.config import Config
+from tcl_jax.training.placement import bytes_on_each
+from tcl_jax.training.task import Task, task
+
+IMAGES_PER_CORE = 450
+"""Of ImageNet's sizes that a core decodes and cuts in a second: results/input has 458 and 726."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training step of a slice.
+
+    Attributes:
+        config: what is trained.
+        topology: the slice.
+        info: of the images.
+        state: bytes of the training state on each chip.
+        program: the step's costs.
+        roofline: the least time it takes.
+        model_flops: products and sums that the network itself needs for a step, on each chip: three
+            times those of its forward pass, as is the custom.
+        steps_per_epoch: full batches.
+    """
+
+    config: Config
+    topology: Topology
+    info: data.DataInfo
+    state: int
+    program: Program
+    roofline: Roofline
+    model_flops: float
+    steps_per_epoch: int
+
+    def at(self, step: float) -> dict[str, float]:
+        """What it is to take so many seconds a step.
+
+        Of `images_per_second` over all chips, `epochs_per_hour` without evaluations, `utilisation`
+        of the matrix units by what the network itself needs (MFU), and, where images have to be
+        decoded, `cores` of a host for each of its chips.
+        """
+        chips, images = self.topology.cluster.mesh.size, self.config.batch_size / step
+        found = {
+            "images_per_second": images,
+            "epochs_per_hour": 3600 / (step * self.steps_per_epoch),
+            "utilisation": self.model_flops / (step * self.topology.chip.flops),
+        }
+        if data.DATASETS.find(self.info.name).photographs:
+            found["cores"] = images / chips / IMAGES_PER_CORE
+        return found
+
+    def said(self) -> dict[str, Any]:
+        """All of it, for a record."""
+        chip, mesh = self.topology.chip, self.topology.cluster
+        return {
+            "network": self.config.model.name,
+            "tcl": self.config.model.tcl,
+            "dtype": self.config.model.dtype,
+            "image_shape": self.info.image_shape,
+            "batch_size": self.config.batch_size,
+            "accumulate": self.config.accumulate,
+            "topology": self.topology.name,
+            "chips": mesh.mesh.size,
+            "published": dataclasses.asdict(chip),
+            "state_bytes": self.state,
+            "memory_bytes": self.program.memory,
+            "flops": self.program.flops,
+            "model_flops": self.model_flops,
+            "bytes": self.program.bytes,
+            "exchanges": [dataclasses.asdict(e) for e in self.program.exchanges],
+            "seconds": {**dataclasses.asdict(self.roofline), "bound": self.roofline.seconds},
+            "at_bound": self.at(self.roofline.seconds),
+            "at_expected": self.at(self.roofline.expected) if self.roofline.expected else None,
+            "images_per_core": IMAGES_PER_CORE,
+        }
+
+
+def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -> Plan:
+    """Compile the step of a training for a slice; on few cores that takes minutes.
+
+    Args:
+        config: what to train; of its images only what is published is taken.
+        topology: the slice.
+        shard_optimizer: as `tcl_jax.training.fit` has it.
+
+    Raises:
+        InputError: the batch does not fit the number of chips, or their memory: then one that does
+            is named.
+    """
+    size = {"pad_to": config.data.pad_to, "image_size": config.data.image_size}
+    info = data.described(config.data.name, **size)
+    cluster = topology.cluster
+    cluster.check_batch_size(config.batch_size, config.accumulate)
+
+    def made(config: Config) -> Task:
+        return task(config, info, cluster, shard_optimizer=shard_optimizer)
+
+    it = made(config)
+    state = bytes_on_each(it.shapes, it.where)
+    try:
+        program = _compiled(it, config, info, topology)
+    except _NoRoom as full:
+        known: _NoRoom | None = full
+        smaller, least = config, cluster.mesh.size * config.accumulate
+        while known and smaller.batch_size > least:
+            # What is beside the state grows with the batch, but for what the compiler makes of it.
+            part = (known.limit - state) / (known.used - state)
+            fewer = max(int(0.95 * part * smaller.batch_size) // least, 1) * least
+            smaller = replace(config, batch_size=fewer)
+            known = _tried(made(smaller), smaller, info, topology)
+        advice = (
+            "choose more chips, or a larger accumulate" if known else f"{smaller.batch_size} fit"
+        )
+        raise InputError(
+            f"batch_size={config.batch_size} needs {full.used / 2**30:.1f} of "
+            f"{full.limit / 2**30:.1f} GiB on each chip of {topology.name}: {advice}"
+        ) from None
+    images = config.batch_size / cluster.mesh.size
+    return Plan(
+        config,
+        topology,
+        info,
+        state,
+        program,
+        roofline(program, topology),
+        images * _model_flops(it, info),
+        it.steps_per_epoch,
+    )
+
+
+class _NoRoom(Exception):
+    """A program takes more bytes than there are."""
+
+    def __init__(self, used: float, limit: float):
+        self.used, self.limit = used, limit
+
+
+def _tried(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> _NoRoom | None:
+    try:
+        _compiled(it, config, info, topology)
+    except _NoRoom as full:
+        return full
+    return None
+
+
+def _compiled(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> Program:
+    def rows(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
+        whole = (config.batch_size, *shape)
+        return jax.ShapeDtypeStruct(whole, dtype, sharding=topology.cluster.split)
+
+    state = jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), it.shapes, it.where
+    )
+    batch = {"image": rows(np.uint8, *info.image_shape), "label": rows(np.int32)}
+    step = cast(jax.stages.Wrapped, it.step)
+    try:
+        return programs.read(step.lower(state, batch).compile())
+    except jax.errors.JaxRuntimeError as error:
+        full = re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", str(error))
+        if full is None:
+            raise
+        unit = {"M": 2**20, "G": 2**30}
+        used, limit = (float(n) * unit[u] for n, u in (full.group(1, 2), full.group(3, 4)))
+        raise _NoRoom(used, limit) from None
+
+
+def _model_flops(it: Task, info: data.DataInfo) -> int:
+    """Of one image, forwards and backwards: each product comes back as two."""
+    image = jax.ShapeDtypeStruct((1, *info.image_shape), np.float32)
+    forward = jax.jit(partial(it.model.apply, train=False))
+    return 3 * programs.flops_as_written(forward.lower(it.shapes.network, image))
