@@ -33,6 +33,7 @@ def main() -> int:
     path = RESULTS / "plans.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if not parser.parse_args().report_only:
+        RESULTS.mkdir(exist_ok=True)
         about = {**provenance.describe(), "libtpu": importlib.metadata.version("libtpu")}
         wanted = [
             *((network, SLICES[0], tcl) for network in NETWORKS for tcl in (True, False)),

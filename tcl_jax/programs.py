@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -85,6 +86,32 @@ def read(compiled: Any) -> Program:
         ),
         cycles=costs["cycles"],
     )
+
+
+class NoRoom(Exception):
+    """A program takes more of a device's memory than there is, both in bytes."""
+
+    def __init__(self, used: float, limit: float):
+        self.used, self.limit = used, limit
+
+
+def compiled(lowered: Any) -> Program:
+    """What a program costs, compiled for the devices that it was lowered for.
+
+    Args:
+        lowered: a `jax.stages.Lowered`.
+
+    Raises:
+        NoRoom: it does not fit.
+    """
+    try:
+        return read(lowered.compile())
+    except jax.errors.JaxRuntimeError as error:
+        full = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
+        if full is None:
+            raise
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}
+        raise NoRoom(*(float(full[i]) * unit[full[i + 1]] for i in (1, 3))) from None
 
 
 def flops_as_written(lowered: Any) -> int:

@@ -1,6 +1,7 @@
 """How long a program takes at least on a slice of TPU chips."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tcl_jax.programs import Program
 from tcl_jax.topology import Topology
@@ -42,3 +43,18 @@ def roofline(program: Program, topology: Topology) -> Roofline:
         links=4 * exchanged * (chips - 1) / chips / chip.links,
         expected=program.cycles / chip.clock,
     )
+
+
+def costs(program: Program, topology: Topology) -> dict[str, Any]:
+    """Of a program and its roofline on a slice, for a record."""
+    line = roofline(program, topology)
+    return {
+        "topology": topology.name,
+        "chips": topology.cluster.mesh.size,
+        "published": asdict(topology.chip),
+        "memory_bytes": program.memory,
+        "flops": program.flops,
+        "bytes": program.bytes,
+        "exchanges": [asdict(exchange) for exchange in program.exchanges],
+        "seconds": {**asdict(line), "bound": line.seconds},
+    }

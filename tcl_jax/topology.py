@@ -10,7 +10,7 @@ from jax.experimental import topologies
 
 from tcl_jax import cluster
 from tcl_jax.cluster import Cluster
-from tcl_jax.errors import InputError
+from tcl_jax.errors import InputError, first_line
 from tcl_jax.registry import Registry
 
 
@@ -83,7 +83,7 @@ def find(name: str) -> Topology:
         InputError: there is no such slice, or the compiler is not installed.
     """
     chip = CHIPS.find(name.partition(":")[0])
-    if not re.fullmatch(r"\w+:\d+(x\d+)*", name):
+    if not re.fullmatch(r"\w+:\d+(x\d+)+", name):
         raise InputError(
             f"must be a chip and its numbers along axes, as v5e:16x16, got {name!r}", "plan"
         )
@@ -91,10 +91,15 @@ def find(name: str) -> Topology:
         raise InputError("needs the TPU's compiler: pip install 'tcl_jax[plan]'", "plan")
     for variable, value in _NO_TPU.items():
         os.environ.setdefault(variable, value)
+    sides = [int(n) for n in re.findall(r"\d+", name.partition(":")[2])]
     try:
         devices = topologies.get_topology_desc(
-            name, platform="tpu", chip_config_name="megacore" if chip.halves else "default"
+            name,
+            platform="tpu",
+            chip_config_name="megacore" if chip.halves else "default",
+            # The chips of a host stand in a square, but where the slice is less.
+            chips_per_host_bounds=[min(2, n) for n in sides[:2]] + [1],
         ).devices
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"knows no slice {name}: {error}", "plan") from None
+        raise InputError(f"names no slice there is, {name}: {first_line(error)}", "plan") from None
     return Topology(name, chip, cluster.over(devices))

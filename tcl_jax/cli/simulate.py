@@ -12,14 +12,21 @@ with ends_at_ctrl_c():  # these take seconds
     from tcl_jax.cli.options import Folder, Whole, check_options
     from tcl_jax.cli.processes import ALONE, Processes
     from tcl_jax.errors import InputError
-    from tcl_jax.report.tables import print_adaptive, print_curve, print_energy
+    from tcl_jax.report.tables import (
+        print_adaptive,
+        print_curve,
+        print_energy,
+        print_simulation_plan,
+    )
     from tcl_jax.runs.adapt import adapt_run
+    from tcl_jax.runs.plan import plan_run
     from tcl_jax.runs.simulate import Simulated, latencies, simulate_run
     from tcl_jax.simulation.coding import CODINGS
     from tcl_jax.simulation.energy import FLOAT32, OperationCost
     from tcl_jax.simulation.neurons import NEURONS
     from tcl_jax.simulation.readout import READOUTS
     from tcl_jax.simulation.settings import Simulation
+    from tcl_jax.topology import find
 
 READOUT_HELP = (
     "How a class is read: by output spikes, as the paper does, or by the output's accumulated "
@@ -77,6 +84,9 @@ class Options:
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     raw_dir: Folder = None
     """Where the data set's raw files lie."""
+    plan: str | None = None
+    """Do not simulate, but compile for TPU chips that are not here, as v5e:16x16, and say what it
+    takes on each and how long; needs pip install 'tcl_jax[plan]'."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
     def settings(self) -> Simulation:
@@ -95,7 +105,12 @@ def main() -> int:
     o = check_options(Options, instead=of_neurons)
     if o.adaptive and o.energy:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
-    how: dict[str, Any] = {
+    how: dict[str, Any]
+    if o.plan is not None:
+        how = {"snn": o.snn, "batch_size": o.batch_size}
+        print_simulation_plan(plan_run(o.run, find(o.plan), o.timesteps, o.settings(), **how))
+        return 0
+    how = {
         "timesteps": o.timesteps,
         "settings": o.settings(),
         "snn": o.snn,

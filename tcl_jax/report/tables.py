@@ -163,75 +163,97 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     Args:
         plan: as `tcl_jax.training.plan.Plan.said` has it.
     """
-    chips, chip, seconds = plan["chips"], plan["published"], plan["seconds"]
+    chips = plan["chips"]
     _console.print(
         f"a step of {plan['network']} in {plan['dtype']} on {plan['topology']}, {chips} chips, "
         f"with {plan['batch_size'] / chips:g} images on each",
         highlight=False,
     )
+    _print_costs(plan)
+    columns = {
+        "images/s": ("images_per_second", ",.0f"),
+        "epochs/hour": ("epochs_per_hour", ",.4g"),
+        "MFU": ("utilisation", ".1%"),
+    }
+    _print_times(plan, columns)
+    at = plan["at_expected"] or plan["at_bound"]
+    if "cores" in at:
+        _console.print(
+            f"to feed a chip then, {at['images_per_second'] / chips:,.0f} images/s, takes "
+            f"{at['cores']:.1f} cores that decode {plan['images_per_core']} images/s each, and its "
+            f"host has {plan['published']['cores']:g} for each chip",
+            highlight=False,
+        )
+
+
+def print_simulation_plan(plan: Mapping[str, Any]) -> None:
+    """The same of a simulation.
+
+    Args:
+        plan: as `tcl_jax.runs.plan.plan_run` has it.
+    """
+    _console.print(
+        f"{plan['network']} for T = {plan['timesteps']} on {plan['topology']}, {plan['chips']} "
+        f"chips of {plan['hosts']} hosts, {plan['batch_size']} images at a time on each host",
+        highlight=False,
+    )
+    _print_costs(plan)
+    columns = {
+        "images/s": ("images_per_second", ",.0f"),
+        f"s for all {plan['test_images']:,}": ("seconds", ",.4g"),
+    }
+    _print_times(plan, columns)
+
+
+def _print_costs(plan: Mapping[str, Any]) -> None:
+    """`tcl_jax.roofline.costs`."""
+    chip, seconds = plan["published"], plan["seconds"]
+    rows = [
+        ("memory", f"{plan['memory_bytes'] / 2**30:.2f} GiB", f"{chip['memory'] / 2**30:g} GiB")
+    ]
+    if "state_bytes" in plan:
+        rows.append(("… of the state", f"{plan['state_bytes'] / 2**30:.2f} GiB", ""))
+    rows += [
+        (f"{e['kind']}, {e['times']} times", f"{e['bytes'] / 1e6:,.4g} MB", "")
+        for e in plan["exchanges"]
+    ]
+    flops, traffic = f"{plan['flops'] / 1e9:,.4g} GFLOP", f"{plan['bytes'] / 1e9:,.4g} GB"
     _print(
         "what it takes",
         ("on each chip", "takes", "of", "ms"),
         [
-            (
-                "memory",
-                f"{plan['memory_bytes'] / 2**30:.2f} GiB",
-                f"{chip['memory'] / 2**30:g} GiB",
-                "",
-            ),
-            ("… of the state", f"{plan['state_bytes'] / 2**30:.2f} GiB", "", ""),
-            (
-                "products",
-                f"{plan['flops'] / 1e9:,.4g} GFLOP",
-                f"{chip['flops'] / 1e12:g} TFLOP/s",
-                f"{1e3 * seconds['products']:.2f}",
-            ),
-            (
-                "memory traffic",
-                f"{plan['bytes'] / 1e9:,.4g} GB",
-                f"{chip['bandwidth'] / 1e9:g} GB/s",
-                f"{1e3 * seconds['memory']:.2f}",
-            ),
+            *((*row, "") for row in rows),
             *(
-                (f"{e['kind']}, {e['times']} times", f"{e['bytes'] / 1e6:,.4g} MB", "", "")
-                for e in plan["exchanges"]
-            ),
-            (
-                "links",
-                "",
-                f"{chip['links'] / 1e9:g} GB/s",
-                f"{1e3 * seconds['links']:.2f}",
+                (what, takes, f"{limit:g} {unit}", f"{1e3 * seconds[of]:.2f}")
+                for what, takes, limit, unit, of in (
+                    ("products", flops, chip["flops"] / 1e12, "TFLOP/s", "products"),
+                    ("memory traffic", traffic, chip["bandwidth"] / 1e9, "GB/s", "memory"),
+                    ("links", "", chip["links"] / 1e9, "GB/s", "links"),
+                )
             ),
         ],
         first="left",
     )
-    rows = {"at best (roofline)": (seconds["bound"], plan["at_bound"])}
-    if plan["at_expected"]:
-        rows["as the compiler expects"] = (seconds["expected"], plan["at_expected"])
-    _print(
-        "how long it takes",
-        ("", "ms", "images/s", "epochs/hour", "MFU"),
-        [
-            (
-                what,
-                f"{1e3 * step:.2f}",
-                f"{at['images_per_second']:,.0f}",
-                f"{at['epochs_per_hour']:,.4g}",
-                f"{at['utilisation']:.1%}",
-            )
-            for what, (step, at) in rows.items()
-        ],
-        first="left",
-    )
-    _, at = list(rows.values())[-1]
-    if "cores" in at:
-        rate = plan["images_per_core"]
-        _console.print(
-            f"to feed a chip then, {at['images_per_second'] / chips:,.0f} images/s, takes "
-            f"{at['cores']:.1f} cores that decode {rate} images/s each, and its host has "
-            f"{chip['cores']:g} for each chip",
-            highlight=False,
-        )
+
+
+def _gibibytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _print_times(plan: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> None:
+    """At best, and as the compiler expects.
+
+    Args:
+        plan: has them.
+        columns: by their headings, what they are called there and how they are written.
+    """
+    times = {"at best (roofline)": "bound", "as the compiler expects": "expected"}
+    rows = []
+    for what, of in times.items():
+        if found := plan[f"at_{of}"]:
+            numbers = [format(found[name], how) for name, how in columns.values()]
+            rows.append((what, f"{1e3 * plan['seconds'][of]:.2f}", *numbers))
+    _print("how long it takes", ("", "ms", *columns), rows, first="left")
 
 
 def print_adaptive(content: Mapping[str, Any]) -> None:

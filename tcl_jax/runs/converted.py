@@ -98,14 +98,20 @@ def open_converted(
             converted from, or the data is missing.
     """
     folder = Path(folder)
+    artifact = load_converted(folder, snn)
+    dataset = data.load(data_dir=data_dir, raw_dir=raw_dir, **artifact.about["data"])
+    return Converted(folder, snn, artifact, dataset)
+
+
+def load_converted(folder: Path, snn: str) -> Artifact:
+    """A run's spiking network alone; see `open_converted`."""
     artifact = artifacts.load(folder / snn)
     if not {"norm", "data", "ann"} <= artifact.about.keys():
         raise InputError(
             f"{folder / snn} does not say what it was converted from, or an older version did it: "
             "convert the run again with convert.py"
         )
-    dataset = data.load(data_dir=data_dir, raw_dir=raw_dir, **artifact.about["data"])
-    return Converted(folder, snn, artifact, dataset)
+    return artifact
 
 
 def packed(right: Bool[np.ndarray, " n"]) -> str:

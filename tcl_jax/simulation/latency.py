@@ -49,6 +49,23 @@ def correct_by_latency(
     return right
 
 
+def lowered(
+    graph: Graph, x: Any, labels: Any, mask: Any, timesteps: int, settings: Simulation = PAPER
+) -> jax.stages.Lowered:
+    """The program of `correct_by_latency`, to be compiled for the devices of its arguments.
+
+    Args:
+        graph: the network; of arrays, or of `jax.ShapeDtypeStruct` as all that follow.
+        x: images.
+        labels: their classes.
+        mask: False where an image is padding.
+        timesteps: the longest latency T.
+        settings: neurons, coding, readout and their numbers.
+    """
+    check_times(timesteps)
+    return _correct.lower(graph, x, labels, mask, timesteps, settings)
+
+
 @partial(jax.jit, static_argnames="timesteps")
 def _correct(
     graph: Graph,

@@ -1,7 +1,5 @@
 """What training comes to on a slice of TPU chips, found by compiling its step for them."""
 
-import dataclasses
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -11,8 +9,8 @@ import numpy as np
 
 from tcl_jax import data, programs
 from tcl_jax.errors import InputError
-from tcl_jax.programs import Program
-from tcl_jax.roofline import Roofline, roofline
+from tcl_jax.programs import NoRoom, Program
+from tcl_jax.roofline import Roofline, costs, roofline
 from tcl_jax.topology import Topology
 from tcl_jax.training.config import Config
 from tcl_jax.training.placement import bytes_on_each
@@ -66,7 +64,7 @@ class Plan:
 
     def said(self) -> dict[str, Any]:
         """All of it, for a record."""
-        chip, mesh = self.topology.chip, self.topology.cluster
+        line = self.roofline
         return {
             "network": self.config.model.name,
             "tcl": self.config.model.tcl,
@@ -74,18 +72,11 @@ class Plan:
             "image_shape": self.info.image_shape,
             "batch_size": self.config.batch_size,
             "accumulate": self.config.accumulate,
-            "topology": self.topology.name,
-            "chips": mesh.mesh.size,
-            "published": dataclasses.asdict(chip),
+            **costs(self.program, self.topology),
             "state_bytes": self.state,
-            "memory_bytes": self.program.memory,
-            "flops": self.program.flops,
             "model_flops": self.model_flops,
-            "bytes": self.program.bytes,
-            "exchanges": [dataclasses.asdict(e) for e in self.program.exchanges],
-            "seconds": {**dataclasses.asdict(self.roofline), "bound": self.roofline.seconds},
-            "at_bound": self.at(self.roofline.seconds),
-            "at_expected": self.at(self.roofline.expected) if self.roofline.expected else None,
+            "at_bound": self.at(line.seconds),
+            "at_expected": self.at(line.expected) if line.expected else None,
             "images_per_core": IMAGES_PER_CORE,
         }
 
@@ -114,8 +105,8 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
     state = bytes_on_each(it.shapes, it.where)
     try:
         program = _compiled(it, config, info, topology)
-    except _NoRoom as full:
-        known: _NoRoom | None = full
+    except NoRoom as full:
+        known: NoRoom | None = full
         smaller, least = config, cluster.mesh.size * config.accumulate
         while known and smaller.batch_size > least:
             # What is beside the state grows with the batch, but for what the compiler makes of it.
@@ -143,17 +134,10 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
     )
 
 
-class _NoRoom(Exception):
-    """A program takes more bytes than there are."""
-
-    def __init__(self, used: float, limit: float):
-        self.used, self.limit = used, limit
-
-
-def _tried(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> _NoRoom | None:
+def _tried(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> NoRoom | None:
     try:
         _compiled(it, config, info, topology)
-    except _NoRoom as full:
+    except NoRoom as full:
         return full
     return None
 
@@ -167,16 +151,7 @@ def _compiled(it: Task, config: Config, info: data.DataInfo, topology: Topology)
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), it.shapes, it.where
     )
     batch = {"image": rows(np.uint8, *info.image_shape), "label": rows(np.int32)}
-    step = cast(jax.stages.Wrapped, it.step)
-    try:
-        return programs.read(step.lower(state, batch).compile())
-    except jax.errors.JaxRuntimeError as error:
-        full = re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", str(error))
-        if full is None:
-            raise
-        unit = {"M": 2**20, "G": 2**30}
-        used, limit = (float(n) * unit[u] for n, u in (full.group(1, 2), full.group(3, 4)))
-        raise _NoRoom(used, limit) from None
+    return programs.compiled(cast(jax.stages.Wrapped, it.step).lower(state, batch))
 
 
 def _model_flops(it: Task, info: data.DataInfo) -> int:

@@ -1,0 +1,195 @@
+"""Plans of slices that are not here: what is read of a compiled program, and what follows."""
+
+import math
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cli import run, succeed
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcl_jax import cluster, data, programs, topology
+from tcl_jax.errors import InputError
+from tcl_jax.training import plan as plans
+from tcl_jax.training import presets
+from tcl_jax.training.plan import plan
+from tcl_jax.training.task import task
+
+pytest.importorskip("libtpu", reason="the TPU's compiler is for Linux on x86 alone")
+
+SLICE = "v5e:2x2"
+
+
+@pytest.fixture(scope="module")
+def there() -> topology.Topology:
+    return topology.find(SLICE)
+
+
+def compiled(there, function, *shapes, dtype=jnp.float32):
+    """For one chip's share: all arrays whole on each."""
+    whole = there.cluster.whole
+    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape in shapes]
+    return programs.read(jax.jit(function).lower(*arguments).compile())
+
+
+def test_a_product_of_matrices(there):
+    found = compiled(there, jnp.dot, (256, 512), (512, 128))
+    assert found.flops == 2 * 256 * 512 * 128
+    # Operands are fetched and the result is written, in whatever pieces.
+    assert found.bytes == 4 * (256 * 512 + 512 * 128 + 256 * 128)
+    assert found.memory >= found.bytes and not found.exchanges and found.cycles > 0
+
+
+def test_a_loop_counts_as_often_as_it_runs(there):
+    def steps(length):
+        def function(x, w):
+            return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), c.sum()), x, None, length=length)
+
+        return compiled(there, function, (128, 128), (128, 128)).flops
+
+    assert [steps(n) for n in (3, 300)] == [2 * 128**3 * n for n in (3, 300)]
+
+
+def test_what_lies_in_tiles_takes_whole_ones():
+    (array,) = programs._arrays("f32[3,200]{1,0:T(8,128)}")
+    assert array.bytes == 4 * 8 * 256 and array.in_memory
+    (array,) = programs._arrays("bf16[3,200]{0,1:T(8,128)(2,1)S(1)}")
+    assert array.bytes == 2 * 128 * 200 and not array.in_memory
+
+
+@given(
+    side=st.integers(1, 9),
+    window=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.integers(1, 3),
+    kernel_dilation=st.integers(1, 2),
+    groups=st.integers(1, 2),
+)
+def test_products_of_a_convolution(
+    side, window, stride, padding, dilation, kernel_dilation, groups
+):
+    """Counted one by one: those of a number that is there with a weight."""
+    span = (window - 1) * kernel_dilation + 1
+    if (side - 1) * dilation + 1 + sum(padding) < span:
+        return
+    lowered = jax.jit(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x,
+            w,
+            (stride, 1),
+            (padding, (0, 0)),
+            lhs_dilation=(dilation, 1),
+            rhs_dilation=(kernel_dilation, 1),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+    ).lower(jnp.ones((2, side, 3, 2 * groups)), jnp.ones((window, 1, 2, 4 * groups)))
+    there = np.zeros((side - 1) * dilation + 1 + sum(padding), int)
+    there[padding[0] : there.size - padding[1] : dilation] = 1
+    rows = range(0, there.size - span + 1, stride)
+    taps = sum(there[row + k * kernel_dilation] for row in rows for k in range(window))
+    assert programs.flops_as_written(lowered) == 2 * 2 * 3 * taps * 2 * 4 * groups
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_step(accumulate, there):
+    """Every gradient is summed over the chips; the state is what it is on any device."""
+    config = replace(presets.PRESETS.find("digits-cnet"), accumulate=accumulate)
+    found = plan(config, there)
+    it = task(config, data.load("digits").info, cluster.everywhere())
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(it.shapes.params))
+    statistics = sum(math.prod(x.shape) for x in jax.tree.leaves(it.shapes.batch_stats))
+    (exchange,) = found.program.exchanges
+    assert exchange.kind == "all-reduce"
+    assert exchange.bytes >= 4 * (parameters + accumulate * statistics)
+    assert found.state == sum(x.nbytes for x in jax.tree.leaves(it.fresh()))
+    # The first layer's images want no gradient.
+    assert 0.8 < found.program.flops / found.model_flops < 1
+
+
+def test_what_a_plan_says(there):
+    config = presets.PRESETS.find("digits-cnet")
+    found = plan(config, there)
+    chip, line = there.chip, found.roofline
+    assert line.products == found.program.flops / chip.flops
+    assert line.memory == found.program.bytes / chip.bandwidth
+    assert line.seconds == max(line.products, line.memory, line.links)
+    at = found.at(2.0)
+    assert at["images_per_second"] == 32 and "cores" not in at
+    assert at["epochs_per_hour"] == 1800 / 22
+    assert at["utilisation"] == found.model_flops / 2 / chip.flops
+
+
+def test_a_batch_that_does_not_fit(there, monkeypatch):
+    """One that does is named, and has been compiled."""
+    config, tried = presets.PRESETS.find("digits-cnet"), []
+
+    def compiled(it, config, info, topology):
+        tried.append(config.batch_size)
+        if config.batch_size > 500:
+            raise programs.NoRoom(used=config.batch_size * 2.0**25, limit=15 * 2.0**30)
+        return programs.Program(1, 1, 1, (), 1)
+
+    monkeypatch.setattr(plans, "_compiled", compiled)
+    with pytest.raises(
+        InputError,
+        match=r"batch_size=1024 needs 32\.0 of 15\.0 GiB on each chip of v5e:2x2: (\d+) fit",
+    ) as refused:
+        plan(replace(config, batch_size=1024), there)
+    fitting = int(re.findall(r"(\d+) fit", str(refused.value))[0])
+    assert tried == [1024, fitting] and 400 < fitting <= 480 and fitting % 4 == 0
+    monkeypatch.setattr(plans, "_compiled", lambda *_: _full())
+    with pytest.raises(InputError, match="choose more chips, or a larger accumulate"):
+        plan(config, there)
+
+
+def _full():
+    raise programs.NoRoom(used=2e10, limit=1e10)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v5e", "plan must be a chip and its numbers along axes, as v5e:16x16, got 'v5e'"),
+        ("v9:2x2", "unknown TPU chip 'v9': choose from v4, v5e, v5p, v6e"),
+        ("v5e:3x5", "plan names no slice there is, v5e:3x5: "),
+    ],
+)
+def test_slices_that_there_are_not(name, words):
+    with pytest.raises(InputError) as refused:
+        topology.find(name)
+    assert str(refused.value).startswith(words) and len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "processes"), [("v4:4x4x4", 64, 16), ("v5e:1x1", 1, 1), ("v6e:4x4", 16, 4)]
+)
+def test_a_chip_is_a_device(name, chips, processes):
+    found = topology.find(name)
+    assert (found.cluster.mesh.size, found.cluster.processes) == (chips, processes)
+
+
+def test_without_the_compiler(monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^plan needs the TPU's compiler: pip install 'tcl_jax\["):
+        topology.find(SLICE)
+
+
+def test_a_command_says_what_training_takes(tmp_path):
+    folder = tmp_path / "run"
+    done = succeed("train", "digits-cnet", "--plan", SLICE, "--workdir", folder, COLUMNS="80")
+    assert done.err == "" and not folder.exists()
+    lines = done.out.splitlines()
+    assert lines[0] == "a step of cnet in float32 on v5e:2x2, 4 chips, with 16 images on each"
+    assert max(map(len, lines)) <= 80
+    for words in ("all-reduce, ", "of the state", "197 TFLOP/s", "819 GB/s", "MFU"):
+        assert words in done.out
+    assert "cores" not in done.out  # digits are not decoded
+    done = run("train", "digits-cnet", "--plan", SLICE, "--batch-size", 30)
+    assert done.status == 2
+    assert done.err.startswith("error: a batch of 30 cannot be split over 4 devices")
