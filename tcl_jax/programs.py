@@ -12,6 +12,7 @@ import numpy as np
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # They name what is there anyway: nothing is read or written for them.
+_PASSES = {"high": 3, "highest": 6}
 _NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) \(.*\{$")
@@ -43,6 +44,8 @@ class Program:
 
     Attributes:
         flops: products of convolutions and matrices, and their sums.
+        passes: the same as a TPU's matrix units carry them out, which multiply bfloat16: a float32
+            product takes 3 passes at high precision, and 6 at the highest.
         bytes: that its operations, one after another, read from the device's memory and write.
         memory: bytes of it that are taken at once.
         exchanges: of each kind.
@@ -50,6 +53,7 @@ class Program:
     """
 
     flops: int
+    passes: int
     bytes: int
     memory: int
     exchanges: tuple[Exchange, ...]
@@ -73,6 +77,7 @@ def read(compiled: Any) -> Program:
     memory = compiled.memory_analysis()
     return Program(
         flops=costs["flops"],
+        passes=costs["passes"],
         bytes=costs["bytes"],
         memory=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -173,7 +178,9 @@ class _Costs:
         costs = Counter(
             bytes=sum(array.bytes for array in operands + results if array.in_memory),
             cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', rest))),
-            flops=called["flops"],  # of what is fused here nothing else goes to the memory
+            # Of what is fused here nothing else goes to the memory.
+            flops=called["flops"],
+            passes=called["passes"],
         )
         if begun in _COLLECTIVES:
             given, taken = (sum(array.bytes for array in them) for them in (operands, results))
@@ -181,6 +188,8 @@ class _Costs:
         if kind in ("convolution", "dot"):
             count = _of_dot if kind == "dot" else _of_convolution
             costs["flops"] = count(rest, *(array.sides for array in (*operands, *results)))
+            asked = _found(r"operand_precision=\{(\w+)", rest) if operands[0].float32 else ""
+            costs["passes"] = _PASSES.get(asked, 1) * costs["flops"]
         return costs
 
     def _trips(self, rest: str) -> int:
@@ -202,6 +211,7 @@ def _computations(rest: str) -> list[str]:
 
 
 class _Array(NamedTuple):
+    float32: bool
     sides: list[int]
     bytes: int
     """As it lies, the innermost sides filled up to whole tiles."""
@@ -221,7 +231,9 @@ def _arrays(type_: str) -> Iterator[_Array]:
             ):
                 filled[axis] = -(-sides[axis] // side) * side
         bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype))
-        yield _Array(sides, math.prod(filled) * bits // 8, not re.search(r"S\([^0]", layout))
+        yield _Array(
+            dtype == "f32", sides, math.prod(filled) * bits // 8, not re.search(r"S\([^0]", layout)
+        )
 
 
 def _of_dot(rest: str, x: list[int], y: list[int], result: list[int]) -> int:

@@ -38,7 +38,7 @@ def roofline(program: Program, topology: Topology) -> Roofline:
     chip, chips = topology.chip, topology.cluster.mesh.size
     exchanged = sum(exchange.bytes for exchange in program.exchanges)
     return Roofline(
-        products=program.flops / chip.flops,
+        products=program.passes / chip.flops,
         memory=program.bytes / chip.bandwidth,
         links=4 * exchanged * (chips - 1) / chips / chip.links,
         expected=program.cycles / chip.clock,
@@ -54,6 +54,7 @@ def costs(program: Program, topology: Topology) -> dict[str, Any]:
         "published": asdict(topology.chip),
         "memory_bytes": program.memory,
         "flops": program.flops,
+        "passes": program.passes,
         "bytes": program.bytes,
         "exchanges": [asdict(exchange) for exchange in program.exchanges],
         "seconds": {**asdict(line), "bound": line.seconds},

@@ -54,6 +54,28 @@ def test_a_loop_counts_as_often_as_it_runs(there):
     assert [steps(n) for n in (3, 300)] == [2 * 128**3 * n for n in (3, 300)]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "precision", "passes"),
+    [
+        ("float32", None, 1),
+        ("float32", "high", 3),
+        ("float32", "highest", 6),
+        ("bfloat16", "highest", 1),
+    ],
+)
+def test_float32_products_take_passes(dtype, precision, passes, there):
+    """As many as the compiler has them take cycles."""
+
+    def product(x, y):
+        return jnp.dot(x, y, precision=precision)
+
+    found = compiled(there, product, (2048, 2048), (2048, 2048), dtype=jnp.dtype(dtype))
+    assert found.passes == passes * found.flops == passes * 2 * 2048**3
+    assert found.cycles / there.chip.clock == pytest.approx(
+        found.passes / there.chip.flops, rel=0.15
+    )
+
+
 def test_what_lies_in_tiles_takes_whole_ones():
     (array,) = programs._arrays("f32[3,200]{1,0:T(8,128)}")
     assert array.bytes == 4 * 8 * 256 and array.in_memory
@@ -116,7 +138,7 @@ def test_what_a_plan_says(there):
     config = presets.PRESETS.find("digits-cnet")
     found = plan(config, there)
     chip, line = there.chip, found.roofline
-    assert line.products == found.program.flops / chip.flops
+    assert line.products == found.program.passes / chip.flops
     assert line.memory == found.program.bytes / chip.bandwidth
     assert line.seconds == max(line.products, line.memory, line.links)
     at = found.at(2.0)
@@ -133,7 +155,7 @@ def test_a_batch_that_does_not_fit(there, monkeypatch):
         tried.append(config.batch_size)
         if config.batch_size > 500:
             raise programs.NoRoom(used=config.batch_size * 2.0**25, limit=15 * 2.0**30)
-        return programs.Program(1, 1, 1, (), 1)
+        return programs.Program(1, 1, 1, 1, (), 1)
 
     monkeypatch.setattr(plans, "_compiled", compiled)
     with pytest.raises(

@@ -217,7 +217,10 @@ def _print_costs(plan: Mapping[str, Any]) -> None:
         (f"{e['kind']}, {e['times']} times", f"{e['bytes'] / 1e6:,.4g} MB", "")
         for e in plan["exchanges"]
     ]
-    flops, traffic = f"{plan['flops'] / 1e9:,.4g} GFLOP", f"{plan['bytes'] / 1e9:,.4g} GB"
+    traffic = f"{plan['bytes'] / 1e9:,.4g} GB"
+    flops = f"{plan['flops'] / 1e9:,.4g} GFLOP"
+    if (passes := plan["passes"] / max(plan["flops"], 1)) > 1:
+        flops += f" × {passes:.3g} passes"
     _print(
         "what it takes",
         ("on each chip", "takes", "of", "ms"),
