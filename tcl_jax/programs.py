@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# They name what is there anyway: nothing is read or written for them.
 _PASSES = {"high": 3, "highest": 6}
+# They name what is there anyway: nothing is read or written for them.
 _NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) \(.*\{$")

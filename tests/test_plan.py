@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli import converted as converted
 from cli import run, succeed
+from cli import trained as trained
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tcl_jax import cluster, data, programs, topology
+from tcl_jax.conversion import load
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.energy import analog_operations
 from tcl_jax.training import plan as plans
 from tcl_jax.training import presets
 from tcl_jax.training.plan import plan
@@ -215,3 +219,24 @@ def test_a_command_says_what_training_takes(tmp_path):
     done = run("train", "digits-cnet", "--plan", SLICE, "--batch-size", 30)
     assert done.status == 2
     assert done.err.startswith("error: a batch of 30 cannot be split over 4 devices")
+
+
+def test_a_command_says_what_simulation_takes(trained, converted):
+    """The same products as here, each T times but those of the image, at the highest precision."""
+    options = ["--snn", converted, "--batch-size", 40, "--plan", SLICE, "--timesteps"]
+    found = {}
+    for timesteps in (10, 20):
+        done = succeed("simulate", trained.folder, *options, timesteps, COLUMNS="80")
+        assert done.err == "" and max(map(len, done.out.splitlines())) <= 80
+        assert (
+            f"for T = {timesteps} on v5e:2x2, 4 chips, 40 images at a time on each of 1 host"
+            in done.out
+        )
+        (gflop,) = re.findall(r"([\d.]+) GFLOP × 6 passes", done.out)
+        found[timesteps] = float(gflop)
+        assert "s for all 359" in done.out
+    graph = load(trained.folder / converted).graph
+    every, first = (analog_operations(graph, first=only).macs for only in (False, True))
+    for timesteps, gflop in found.items():
+        macs = first + timesteps * (every - first)
+        assert gflop == pytest.approx(10 * 2 * macs / 1e9, rel=1e-3)

@@ -192,9 +192,10 @@ def print_simulation_plan(plan: Mapping[str, Any]) -> None:
     Args:
         plan: as `tcl_jax.runs.plan.plan_run` has it.
     """
+    hosts = f"{plan['hosts']} host{'s' if plan['hosts'] > 1 else ''}"
     _console.print(
         f"{plan['network']} for T = {plan['timesteps']} on {plan['topology']}, {plan['chips']} "
-        f"chips of {plan['hosts']} hosts, {plan['batch_size']} images at a time on each host",
+        f"chips, {plan['batch_size']} images at a time on each of {hosts}",
         highlight=False,
     )
     _print_costs(plan)
