@@ -112,11 +112,12 @@ def compiled(lowered: Any) -> Program:
     try:
         return read(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
-        full = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", str(error))
-        if full is None:
+        # It says so in several ways, first what is needed and then what there is.
+        sizes = re.findall(r"\b([\d.]+)([KMG])\b", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
             raise
         unit = {"K": 2**10, "M": 2**20, "G": 2**30}
-        raise NoRoom(*(float(full[i]) * unit[full[i + 1]] for i in (1, 3))) from None
+        raise NoRoom(*(float(number) * unit[letter] for number, letter in sizes[:2])) from None
 
 
 def flops_as_written(lowered: Any) -> int:

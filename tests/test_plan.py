@@ -178,6 +178,19 @@ def _full():
     raise programs.NoRoom(used=2e10, limit=1e10)
 
 
+@pytest.mark.long
+def test_the_compiler_knows_what_does_not_fit():
+    there = topology.find("v5e:1x1")
+    config = replace(presets.PRESETS.find("cifar10-cnet"), batch_size=49152)
+    with pytest.raises(
+        InputError, match=r"needs \d\d\.\d of 15\.\d GiB on each .*: (\d+) fit$"
+    ) as no:
+        plan(config, there)
+    fitting = int(re.findall(r"(\d+) fit", str(no.value))[0])
+    found = plan(replace(config, batch_size=fitting), there)
+    assert 0.8 * there.chip.memory < found.program.memory < there.chip.memory
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
