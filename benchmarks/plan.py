@@ -65,8 +65,8 @@ def _page(record: dict[str, Any]) -> list[str]:
         f"{IMAGES} images of 224×224 on each chip, as the TPU's compiler makes them. Nothing was",
         "run. Least: the roofline, the longest of products, memory traffic and links at what",
         "is published of the chip (`tcl_jax/topology.py`). Expected: the cycles that the",
-        "compiler expects its operations to take, one after another. MFU: what the network",
-        "needs, three times the products of its forward pass, of what the matrix units can.",
+        "compiler expects its operations to take, one after another. MFU: what the step needs,",
+        "as it is written, of what the matrix units can.",
     ]
     for name in SLICES:
         there = {n: found for n in NETWORKS if (found := record.get(f"{n}, {name}, TCL"))}

@@ -15,7 +15,7 @@ _PASSES = {"high": 3, "highest": 6}
 # They name what is there anyway: nothing is read or written for them.
 _NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) \(.*\{$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
 _OPERATION = re.compile(
     r"^\s+(?:ROOT )?%?(?P<name>\S+) = (?P<type>\(.*?\)|\S+) (?P<kind>[a-z][a-z\-]*)"
     r"\((?P<operands>.*?)\)(?:, (?P<rest>.*))?$"

@@ -1,7 +1,6 @@
 """What training comes to on a slice of TPU chips, found by compiling its step for them."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import jax
@@ -31,8 +30,8 @@ class Plan:
         state: bytes of the training state on each chip.
         program: the step's costs.
         roofline: the least time it takes.
-        model_flops: products and sums that the network itself needs for a step, on each chip: three
-            times those of its forward pass, as is the custom.
+        model_flops: products and sums that the step needs on each chip, as it is written: what the
+            compiler makes twice is not in it.
         steps_per_epoch: full batches.
     """
 
@@ -49,8 +48,8 @@ class Plan:
         """What it is to take so many seconds a step.
 
         Of `images_per_second` over all chips, `epochs_per_hour` without evaluations, `utilisation`
-        of the matrix units by what the network itself needs (MFU), and, where images have to be
-        decoded, `cores` of a host for each of its chips.
+        of the matrix units by `model_flops` (MFU), and, where images have to be decoded, `cores` of
+        a host for each of its chips.
         """
         chips, images = self.topology.cluster.mesh.size, self.config.batch_size / step
         found = {
@@ -103,14 +102,15 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
 
     it = made(config)
     state = bytes_on_each(it.shapes, it.where)
+    step = _lowered(it, config, info, topology)
     try:
-        program = _compiled(it, config, info, topology)
+        program = programs.compiled(step)
     except NoRoom as full:
         known: NoRoom | None = full
         smaller, least = config, cluster.mesh.size * config.accumulate
         while known and smaller.batch_size > least:
             # What is beside the state grows with the batch, but for what the compiler makes of it.
-            part = (known.limit - state) / (known.used - state)
+            part = min((known.limit - state) / (known.used - state), 1)
             fewer = max(int(0.95 * part * smaller.batch_size) // least, 1) * least
             smaller = replace(config, batch_size=fewer)
             known = _tried(made(smaller), smaller, info, topology)
@@ -121,7 +121,6 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
             f"batch_size={config.batch_size} needs {full.used / 2**30:.1f} of "
             f"{full.limit / 2**30:.1f} GiB on each chip of {topology.name}: {advice}"
         ) from None
-    images = config.batch_size / cluster.mesh.size
     return Plan(
         config,
         topology,
@@ -129,20 +128,24 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
         state,
         program,
         roofline(program, topology),
-        images * _model_flops(it, info),
+        programs.flops_as_written(step) / cluster.mesh.size,
         it.steps_per_epoch,
     )
 
 
 def _tried(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> NoRoom | None:
     try:
-        _compiled(it, config, info, topology)
+        programs.compiled(_lowered(it, config, info, topology))
     except NoRoom as full:
         return full
     return None
 
 
-def _compiled(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> Program:
+def _lowered(
+    it: Task, config: Config, info: data.DataInfo, topology: Topology
+) -> jax.stages.Lowered:
+    """The step, for states and batches laid over the slice."""
+
     def rows(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
         whole = (config.batch_size, *shape)
         return jax.ShapeDtypeStruct(whole, dtype, sharding=topology.cluster.split)
@@ -151,11 +154,4 @@ def _compiled(it: Task, config: Config, info: data.DataInfo, topology: Topology)
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), it.shapes, it.where
     )
     batch = {"image": rows(np.uint8, *info.image_shape), "label": rows(np.int32)}
-    return programs.compiled(cast(jax.stages.Wrapped, it.step).lower(state, batch))
-
-
-def _model_flops(it: Task, info: data.DataInfo) -> int:
-    """Of one image, forwards and backwards: each product comes back as two."""
-    image = jax.ShapeDtypeStruct((1, *info.image_shape), np.float32)
-    forward = jax.jit(partial(it.model.apply, train=False))
-    return 3 * programs.flops_as_written(forward.lower(it.shapes.network, image))
+    return cast(jax.stages.Wrapped, it.step).lower(state, batch)
