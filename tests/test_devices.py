@@ -23,6 +23,7 @@ ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 
 
+@pytest.mark.long
 def test_four_devices_train_as_one_does():
     """Step for step, from the same state: differences of rounding would grow from one to the next.
 

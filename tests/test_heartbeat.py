@@ -78,7 +78,7 @@ def test_a_training_tells_of_itself_until_it_is_killed(tmp_path):
     assert well and sentence.startswith("stopped at step ") and sentence.endswith("; resume it")
 
 
-def test_status_of_several(trained, tmp_path):
+def test_status_of_several(trained, tmp_path, monkeypatch, capsys):
     died = tmp_path / "died"
     died.mkdir()
     with Heartbeat(died, 10) as beats:
@@ -90,11 +90,14 @@ def test_status_of_several(trained, tmp_path):
     first, second = done.stdout.splitlines()
     assert first.startswith(f"{trained.folder}: finished at step 66 of 66, ")
     assert second.startswith(f"{died}: died at step 3 of 10, evaluating, ")
-    assert status(trained.folder).returncode == 0
+    monkeypatch.setattr(sys, "argv", ["tcl_jax", "status", str(trained.folder)])
+    assert main() == 0
     # What is no run does not keep the others from being told of.
-    done = status(tmp_path, trained.folder)
-    assert done.returncode == 2 and done.stdout.startswith(f"{trained.folder}: finished")
-    assert done.stderr == f"error: {tmp_path} has no {HEARTBEAT}: name the folder of a run\n"
+    sys.argv.insert(2, str(tmp_path))
+    capsys.readouterr()
+    with pytest.raises(InputError, match=f"^{tmp_path} has no {HEARTBEAT}: name the folder of a"):
+        main()
+    assert capsys.readouterr().out.startswith(f"{trained.folder}: finished")
 
 
 def test_a_training_that_hangs_says_so(tmp_path, monkeypatch, capsys):

@@ -34,6 +34,11 @@ def there() -> topology.Topology:
     return topology.find(SLICE)
 
 
+@pytest.fixture(scope="module")
+def planned(there) -> plans.Plan:
+    return plan(presets.PRESETS.find("digits-cnet"), there)
+
+
 def compiled(there, function, *shapes, dtype=jnp.float32):
     """For one chip's share: all arrays whole on each."""
     whole = there.cluster.whole
@@ -126,10 +131,10 @@ def test_products_of_a_convolution(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_training_step(accumulate, there):
+def test_a_training_step(accumulate, there, planned):
     """Every gradient is summed over the chips; the state is what it is on any device."""
-    config = replace(presets.PRESETS.find("digits-cnet"), accumulate=accumulate)
-    found = plan(config, there)
+    config = replace(planned.config, accumulate=accumulate)
+    found = planned if accumulate == 1 else plan(config, there)
     it = task(config, data.load("digits").info, cluster.everywhere())
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(it.shapes.params))
     statistics = sum(math.prod(x.shape) for x in jax.tree.leaves(it.shapes.batch_stats))
@@ -144,10 +149,8 @@ def test_a_training_step(accumulate, there):
     assert found.program.flops == found.model_flops
 
 
-def test_what_a_plan_says(there):
-    config = presets.PRESETS.find("digits-cnet")
-    found = plan(config, there)
-    chip, line = there.chip, found.roofline
+def test_what_a_plan_says(planned):
+    found, chip, line = planned, planned.topology.chip, planned.roofline
     assert line.products == found.program.passes / chip.flops
     assert line.memory == found.program.bytes / chip.bandwidth
     assert line.seconds == max(line.products, line.memory, line.links)

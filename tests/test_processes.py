@@ -1,4 +1,7 @@
-"""Several processes are one program: they train, convert and simulate as one does alone."""
+"""Several processes are one program: they train, convert and simulate as one does alone.
+
+They are started by the commands of docs/pods.md, word for word but for what those leave open.
+"""
 
 import json
 import re
@@ -9,7 +12,7 @@ from pathlib import Path
 import imagenet_files as images
 import numpy as np
 import pytest
-from cli import Begun, Finished, finish, succeed, succeeded, wait_until
+from cli import ROOT, Begun, Finished, finish, succeed, succeeded, wait_until
 from cli import converted as converted
 from cli import trained as trained
 from hypothesis import given
@@ -38,22 +41,38 @@ def address() -> str:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def start(processes: int, script: str, *arguments: object, **extra: str) -> list[Begun]:
-    """The same command by several processes, of one device each."""
-    extra = extra or devices(1)
-    where = ["--distributed", "--coordinator-address", address(), "--num-processes", processes]
-    return [
-        Begun(script, *arguments, *where, "--process-id", process, **extra)
-        for process in range(processes)
-    ]
+PAGE = (ROOT / "docs" / "pods.md").read_text().splitlines()
 
 
-def together(processes: int, script: str, *arguments: object, **extra: str) -> list[Finished]:
-    """A command by several processes, all of which are to end well; only the first says so."""
-    first, *others = [succeeded(finish(p)) for p in start(processes, script, *arguments, **extra)]
-    for other in others:
-        assert said(other) == ""
-    return [first, *others]
+def commands(script: str, words: str, **filled: object) -> list[list[object]]:
+    """The page's arguments for a script, of the lines that have some words.
+
+    Args:
+        script: as ``train``.
+        words: of the line.
+        filled: what stands for its words in capitals, one thing or a list.
+    """
+    lines = [li.split()[2:] for li in PAGE if li.startswith(f"python {script}.py ") and words in li]
+
+    def fill(word: str) -> list[object]:
+        value = filled.get(word.replace("HOST:PORT", "WHERE"), word)
+        return value if isinstance(value, list) else [value]
+
+    return [[argument for word in line for argument in fill(word)] for line in lines]
+
+
+def start(script: str, *more: object, flags: dict[str, str] | None = None, **filled: object):
+    """A command of the page by two processes, of one device each."""
+    found = commands(script, "--process-id", WHERE=address(), **filled)
+    assert len(found) == 2
+    return [Begun(script, *arguments, *more, **(flags or devices(1))) for arguments in found]
+
+
+def together(script: str, *more: object, **how: object) -> Finished:
+    """The same where both are to end well; only the first says so, which is what is returned."""
+    first, second = [succeeded(finish(process)) for process in start(script, *more, **how)]
+    assert said(second) == ""
+    return first
 
 
 def said(done: Finished) -> str:
@@ -103,9 +122,9 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
     """One killed, one told to stop, and the rest on one process: as if nothing had happened."""
     folder, alone = tmp_path / "run", tmp_path / "alone"
     succeed("train", *SETTINGS, "--workdir", alone, **devices(2))
-    options = [*SETTINGS, "--workdir", folder]
+    filled = {"PRESET": SETTINGS, "RUN": folder, "MINUTES": 1e-3}
 
-    first, second = start(2, "train", *options, "--save-minutes", 1e-3)
+    first, second = start("train", **filled)
     wait_until(lambda: any(r["step"] >= 22 for r in _log(folder)), first)
     second.kill()
     assert finish(second).status == -signal.SIGKILL
@@ -114,7 +133,7 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
     saved = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")]
     assert done.status == 2 and max(saved) < STEPS and any(step % 22 for step in saved)
 
-    first, second = start(2, "train", *options, "--resume")
+    first, second = start("train", "--resume", **filled)
     wait_until(lambda: any(r["step"] >= 44 for r in _log(folder)), first)
     second.send_signal(signal.SIGTERM)
     done = finish(first)
@@ -123,7 +142,8 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
     assert done.status == 0 and 44 <= int(stopped) < STEPS
     assert (folder / "checkpoints" / stopped).is_dir()
 
-    succeed("train", *options, "--resume", **devices(2))
+    (again,) = commands("train", "--resume", **filled)
+    succeed("train", *again, **devices(2))
     assert records(folder) == records(alone)
     assert checksums(folder) == checksums(alone)
 
@@ -140,17 +160,9 @@ def test_from_tar_files_of_photographs_to_spikes(network, tmp_path):
     data, run = ["--data-dir", tmp_path / "prepared"], tmp_path / "run"
     options = ["--model.name", network, "--data.image-size", 32, "--model.dtype", "bfloat16"]
     options += ["--batch-size", 2, "--epochs", 3, "--optim.lr", 1e-3, "--data.workers", 1]
-    done, _ = together(
-        2,
-        "train",
-        "imagenet2012-resnet34",
-        *options,
-        "--raw-dir",
-        tmp_path,
-        *data,
-        "--workdir",
-        run,
-    )
+    options += ["--raw-dir", tmp_path, *data]
+    preset = ["imagenet2012-resnet34", *options]
+    done = together("train", PRESET=preset, RUN=run, MINUTES=10)
     assert "imagenet2012, 2 images of 32×32×3; 2 cpu devices of 2 processes" in done.out
     assert len(records(run)) == 3
     succeed("convert", run, *data, "--report-images", 2)
@@ -161,9 +173,10 @@ def test_from_tar_files_of_photographs_to_spikes(network, tmp_path):
 
 def test_conversion_by_two_processes(trained, converted):
     """Evaluated on both, and the same in every bit."""
-    options = [trained.folder, "--snn", "by-two", "--report-images", 10]
+    options = ["--snn", "by-two", "--report-images", 10]
     # Optimised as the other was.
-    done, _ = together(2, "convert", *options, XLA_FLAGS="--xla_force_host_platform_device_count=1")
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    done = together("convert", *options, RUN=trained.folder, flags=flags)
     assert "wrote" in done.out and (trained.folder / "by-two" / "report.json").exists()
     one, two = (
         json.loads((trained.folder / name / "graph.json").read_text())
@@ -176,8 +189,9 @@ def test_conversion_by_two_processes(trained, converted):
 
 
 def test_simulation_by_two_processes(trained, converted, tmp_path):
-    options = [trained.folder, "--snn", converted, "--timesteps", 20, "--energy", "--output"]
-    done, _ = together(2, "simulate", *options, tmp_path / "two")
+    options = ["--snn", converted, "--energy", "--output"]
+    done = together("simulate", *options, tmp_path / "two", RUN=trained.folder, T=20)
+    options = [trained.folder, "--timesteps", 20, *options]
     alone = succeed("simulate", *options, tmp_path / "one", **devices(1))
     assert said(done) == said(alone)
     for name in ("curve.csv", "energy.csv"):
@@ -187,9 +201,10 @@ def test_simulation_by_two_processes(trained, converted, tmp_path):
 @pytest.mark.long
 def test_one_process_has_no_images(trained, converted, tmp_path):
     """Of one batch, and of three for calibration; decisions are the same."""
-    options = [trained.folder, "--snn", converted, "--timesteps", 12, "--adaptive"]
-    options += ["--max-loss", 2, "--images", 100, "--calibration-images", 250, "--output"]
-    together(2, "simulate", *options, tmp_path / "two")
+    options = ["--snn", converted, "--adaptive", "--max-loss", 2, "--images", 100]
+    options += ["--calibration-images", 250, "--output"]
+    together("simulate", *options, tmp_path / "two", RUN=trained.folder, T=12)
+    options = [trained.folder, "--timesteps", 12, *options]
     succeed("simulate", *options, tmp_path / "one", **devices(1))
     one, two = (
         json.loads((tmp_path / name / "adaptive.json").read_text()) for name in ("one", "two")
@@ -200,12 +215,13 @@ def test_one_process_has_no_images(trained, converted, tmp_path):
 
 
 def test_processes_with_other_settings_are_refused(trained, converted, tmp_path):
-    where = ["--distributed", "--coordinator-address", address(), "--num-processes", 2]
-    options = ["simulate", trained.folder, "--snn", converted, "--output", tmp_path, *where]
-    both = [
-        Begun(*options, "--process-id", process, "--timesteps", 5 + process, **devices(1))
+    options = ["--snn", converted, "--output", tmp_path]
+    filled = {"WHERE": address(), "RUN": trained.folder}
+    lines = [
+        commands("simulate", f"--process-id {process}", T=5 + process, **filled)
         for process in range(2)
     ]
+    both = [Begun("simulate", *line, *options, **devices(1)) for (line,) in lines]
     for done in map(finish, both):
         assert done.status == 2
         assert "error: process 1 has --timesteps 6 and process 0 --timesteps 5: " in done.err
