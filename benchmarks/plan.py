@@ -8,11 +8,12 @@ in place of TCL, on the first slice.
 import argparse
 import importlib.metadata
 import json
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from results.pages import table
+from results.pages import WIDTH, table
 from tcl_jax import provenance, topology
 from tcl_jax.record import write_json
 from tcl_jax.training import presets
@@ -61,12 +62,16 @@ def _page(record: dict[str, Any]) -> list[str]:
     lines = [
         "# ImageNet's training steps on TPU slices, compiled without a TPU",
         "",
-        "Written by `python -m benchmarks.plan`: the steps that `train.py` runs, in bfloat16,",
-        f"{IMAGES} images of 224×224 on each chip, as the TPU's compiler makes them. Nothing was",
-        "run. Least: the roofline, the longest of products, memory traffic and links at what",
-        "is published of the chip (`tcl_jax/topology.py`). Expected: the cycles that the",
-        "compiler expects its operations to take, one after another. MFU: what the step needs,",
-        "as it is written, of what the matrix units can.",
+        *textwrap.wrap(
+            "Written by `python -m benchmarks.plan`: the steps that `train.py` runs, in bfloat16, "
+            f"{IMAGES} images of 224×224 on each chip, as the TPU's compiler makes them. Nothing "
+            "was run. Least: the roofline, the longest of products, memory traffic and links at "
+            "what is published of the chip (`tcl_jax/topology.py`). Expected: the cycles that the "
+            "compiler expects its operations to take, one after another. MFU: what the step "
+            "needs, as it is written, of what the matrix units can.",
+            WIDTH,
+            break_on_hyphens=False,
+        ),
     ]
     for name in SLICES:
         there = {n: found for n in NETWORKS if (found := record.get(f"{n}, {name}, TCL"))}
