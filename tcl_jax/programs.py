@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,6 +97,7 @@ class NoRoom(Exception):
     """A program takes more of a device's memory than there is, both in bytes."""
 
     def __init__(self, used: float, limit: float):
+        super().__init__(f"{used / 2**30:.1f} of {limit / 2**30:.1f} GiB on each chip")
         self.used, self.limit = used, limit
 
 
@@ -118,6 +119,31 @@ def compiled(lowered: Any) -> Program:
             raise
         unit = {"K": 2**10, "M": 2**20, "G": 2**30}
         raise NoRoom(*(float(number) * unit[letter] for number, letter in sizes[:2])) from None
+
+
+def fitting(
+    lowered: Callable[[int], Any], batch_size: int, multiple: int, fixed: float, full: NoRoom
+) -> int | None:
+    """A batch that fits where another does not, compiled to be sure; None where there is none.
+
+    Args:
+        lowered: the program, by batch size.
+        batch_size: that does not fit.
+        multiple: of which a batch has to be one.
+        fixed: bytes that do not grow with it.
+        full: what was found of it.
+    """
+    while batch_size > multiple:
+        # All else grows in proportion, but for what the compiler makes of it.
+        part = min((full.limit - fixed) / (full.used - fixed), 1)
+        batch_size = max(int(0.95 * part * batch_size) // multiple, 1) * multiple
+        try:
+            compiled(lowered(batch_size))
+        except NoRoom as again:
+            full = again
+        else:
+            return batch_size
+    return None
 
 
 def flops_as_written(lowered: Any) -> int:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tcl_jax import cluster, data, programs, topology
 from tcl_jax.conversion import load
 from tcl_jax.errors import InputError
+from tcl_jax.runs.plan import plan_run
 from tcl_jax.simulation.energy import analog_operations
 from tcl_jax.training import plan as plans
 from tcl_jax.training import presets
@@ -243,7 +244,7 @@ def test_a_command_says_what_training_takes(tmp_path):
     assert done.err.startswith("error: a batch of 30 cannot be split over 4 devices")
 
 
-def test_a_command_says_what_simulation_takes(trained, converted):
+def test_a_command_says_what_simulation_takes(trained, converted, there, monkeypatch):
     """The same products as here, each T times but those of the image, at the highest precision."""
     options = ["--snn", converted, "--batch-size", 40, "--plan", SLICE, "--timesteps"]
     found = {}
@@ -262,3 +263,11 @@ def test_a_command_says_what_simulation_takes(trained, converted):
     for timesteps, gflop in found.items():
         macs = first + timesteps * (every - first)
         assert gflop == pytest.approx(10 * 2 * macs / 1e9, rel=1e-3)
+
+    # The same batch, where a chip has no room for it.
+    monkeypatch.setattr(programs, "compiled", lambda batch_size: batch_size > 24 and _full())
+    monkeypatch.setattr("tcl_jax.runs.plan.lowered", lambda graph, x, *_: x.shape[0])
+    with pytest.raises(InputError, match=r"batch_size=40 needs 18\.6 of 9\.3 GiB .*: 16 fit"):
+        plan_run(trained.folder, there, 10, snn=converted, batch_size=40)
+    done = run("simulate", trained.folder, *options, 10, "--energy")
+    assert done.status == 2 and done.err.startswith("error: --plan is of the curve: leave")

@@ -12,6 +12,7 @@ with ends_at_ctrl_c():  # these take seconds
     from tcl_jax.cli.options import Folder, Whole, check_options
     from tcl_jax.cli.processes import ALONE, Processes
     from tcl_jax.errors import InputError
+    from tcl_jax.progress import bar
     from tcl_jax.report.tables import (
         print_adaptive,
         print_curve,
@@ -107,8 +108,12 @@ def main() -> int:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
     how: dict[str, Any]
     if o.plan is not None:
-        how = {"snn": o.snn, "batch_size": o.batch_size}
-        print_simulation_plan(plan_run(o.run, find(o.plan), o.timesteps, o.settings(), **how))
+        if o.adaptive or o.energy:
+            raise InputError("--plan is of the curve: leave --adaptive and --energy out")
+        there, how = find(o.plan), {"snn": o.snn, "batch_size": o.batch_size}
+        with bar("compiling", total=1, unit="programs"):
+            planned = plan_run(o.run, there, o.timesteps, o.settings(), **how)
+        print_simulation_plan(planned)
         return 0
     how = {
         "timesteps": o.timesteps,

@@ -13,6 +13,7 @@ with ends_at_ctrl_c():  # these take seconds
 
     from tcl_jax.cli.options import Folder, check_options, command, preset_and_options, program
     from tcl_jax.cli.processes import ALONE, Processes
+    from tcl_jax.progress import bar
     from tcl_jax.report.tables import print_plan
     from tcl_jax.topology import find
     from tcl_jax.training import Result, fit, presets
@@ -53,7 +54,9 @@ def main() -> int:
     default = Options(presets.PRESETS.find(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"{program()} {name}")
     if options.plan is not None:
-        planned = plan(options.config, find(options.plan), shard_optimizer=options.shard_optimizer)
+        there = find(options.plan)
+        with bar("compiling", total=1, unit="programs"):
+            planned = plan(options.config, there, shard_optimizer=options.shard_optimizer)
         print_plan(planned.said())
         return 0
     with options.processes.joined(options.config.at_once) as cluster:

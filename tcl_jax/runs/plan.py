@@ -40,7 +40,7 @@ def plan_run(
 
     Raises:
         InputError: a number is out of range, there is no such spiking network, or a batch does not
-            fit the memory.
+            fit the memory: then one that does is named.
     """
     check_numbers(timesteps, settings.delay, batch_size=batch_size)
     artifact = load_converted(folder, snn)
@@ -48,19 +48,25 @@ def plan_run(
     host = topology.cluster.own
     host.check_batch_size(batch_size)
 
-    def rows(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=host.split)
-
     graph = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host.whole), artifact.graph
     )
-    arrays = rows(np.float32, *info.image_shape), rows(np.int32), rows(np.bool_)
+
+    def of(batch_size: int) -> jax.stages.Lowered:
+        x, labels, mask = (
+            jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=host.split)
+            for shape, dtype in ((info.image_shape, np.float32), ((), np.int32), ((), np.bool_))
+        )
+        return lowered(graph, x, labels, mask, timesteps, settings)
+
     try:
-        program = programs.compiled(lowered(graph, *arrays, timesteps, settings))
+        program = programs.compiled(of(batch_size))
     except programs.NoRoom as full:
+        weights = sum(x.nbytes for x in jax.tree.leaves(artifact.graph))
+        fitting = programs.fitting(of, batch_size, host.mesh.size, weights, full)
+        advice = f"{fitting} fit" if fitting else "choose chips with more memory"
         raise InputError(
-            f"batch_size={batch_size} needs {full.used / 2**30:.1f} of "
-            f"{full.limit / 2**30:.1f} GiB on each chip of {topology.name}: choose fewer"
+            f"batch_size={batch_size} needs {full} of {topology.name}: {advice}"
         ) from None
     found = costs(program, topology)
 

@@ -97,29 +97,23 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
     cluster = topology.cluster
     cluster.check_batch_size(config.batch_size, config.accumulate)
 
-    def made(config: Config) -> Task:
-        return task(config, info, cluster, shard_optimizer=shard_optimizer)
-
-    it = made(config)
+    it = task(config, info, cluster, shard_optimizer=shard_optimizer)
     state = bytes_on_each(it.shapes, it.where)
+
+    def lowered(batch_size: int) -> jax.stages.Lowered:
+        smaller = replace(config, batch_size=batch_size)
+        step = task(smaller, info, cluster, shard_optimizer=shard_optimizer)
+        return _lowered(step, smaller, info, topology)
+
     step = _lowered(it, config, info, topology)
     try:
         program = programs.compiled(step)
     except NoRoom as full:
-        known: NoRoom | None = full
-        smaller, least = config, cluster.mesh.size * config.accumulate
-        while known and smaller.batch_size > least:
-            # What is beside the state grows with the batch, but for what the compiler makes of it.
-            part = min((known.limit - state) / (known.used - state), 1)
-            fewer = max(int(0.95 * part * smaller.batch_size) // least, 1) * least
-            smaller = replace(config, batch_size=fewer)
-            known = _tried(made(smaller), smaller, info, topology)
-        advice = (
-            "choose more chips, or a larger accumulate" if known else f"{smaller.batch_size} fit"
-        )
+        multiple = cluster.mesh.size * config.accumulate
+        fitting = programs.fitting(lowered, config.batch_size, multiple, state, full)
+        advice = f"{fitting} fit" if fitting else "choose more chips, or a larger accumulate"
         raise InputError(
-            f"batch_size={config.batch_size} needs {full.used / 2**30:.1f} of "
-            f"{full.limit / 2**30:.1f} GiB on each chip of {topology.name}: {advice}"
+            f"batch_size={config.batch_size} needs {full} of {topology.name}: {advice}"
         ) from None
     return Plan(
         config,
@@ -131,14 +125,6 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
         programs.flops_as_written(step) / cluster.mesh.size,
         it.steps_per_epoch,
     )
-
-
-def _tried(it: Task, config: Config, info: data.DataInfo, topology: Topology) -> NoRoom | None:
-    try:
-        programs.compiled(_lowered(it, config, info, topology))
-    except NoRoom as full:
-        return full
-    return None
 
 
 def _lowered(
