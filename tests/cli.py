@@ -208,6 +208,27 @@ def succeeded(done: Finished) -> Finished:
     return done
 
 
+_PAGE = (ROOT / "docs" / "pods.md").read_text(encoding="utf-8").splitlines()
+
+
+def commands(begin: str, words: str = "", **filled: object) -> list[list[object]]:
+    """The arguments of commands of docs/pods.md.
+
+    Args:
+        begin: with what they do, as ``train.py``.
+        words: that are to be in the line, too.
+        filled: what stands for its words in capitals, one thing or a list.
+    """
+    begin = f"python {begin} "
+    lines = [li.removeprefix(begin).split() for li in _PAGE if li.startswith(begin) and words in li]
+
+    def fill(word: str) -> list[object]:
+        value = filled.get(word.replace("HOST:PORT", "WHERE"), word)
+        return value if isinstance(value, list) else [value]
+
+    return [[argument for word in line for argument in fill(word)] for line in lines]
+
+
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen | Begun) -> None:
     """Wait for something that a running process brings about."""
     patience = time.monotonic() + _SECONDS

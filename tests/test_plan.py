@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cli import commands, run, succeed
 from cli import converted as converted
-from cli import run, succeed
 from cli import trained as trained
 from hypothesis import given
 from hypothesis import strategies as st
@@ -231,10 +231,12 @@ def test_without_the_compiler(monkeypatch):
 
 def test_a_command_says_what_training_takes(tmp_path):
     folder = tmp_path / "run"
-    done = succeed("train", "digits-cnet", "--plan", SLICE, "--workdir", folder, COLUMNS="80")
+    preset = ["digits-cnet", "--batch-size", 1024, "--workdir", folder]
+    (line,) = commands("train.py", "--plan", PRESET=preset)
+    done = succeed("train", *line, COLUMNS="80")
     assert done.err == "" and not folder.exists()
     lines = done.out.splitlines()
-    assert lines[0] == "a step of cnet in float32 on v5e:2x2, 4 chips, with 16 images on each"
+    assert lines[0] == "a step of cnet in float32 on v5e:16x16, 256 chips, with 4 images on each"
     assert max(map(len, lines)) <= 80
     for words in ("all-reduce, ", "of the state", "197 TFLOP/s", "819 GB/s", "MFU"):
         assert words in done.out
@@ -242,6 +244,10 @@ def test_a_command_says_what_training_takes(tmp_path):
     done = run("train", "digits-cnet", "--plan", SLICE, "--batch-size", 30)
     assert done.status == 2
     assert done.err.startswith("error: a batch of 30 cannot be split over 4 devices")
+    for more in ("--resume", "--distributed"):
+        done = run("train", "digits-cnet", "--plan", SLICE, more)
+        assert done.status == 2
+        assert done.err == "error: --plan does not train: leave --resume and --distributed out\n"
 
 
 def test_a_command_says_what_simulation_takes(trained, converted, there, monkeypatch):
@@ -269,5 +275,6 @@ def test_a_command_says_what_simulation_takes(trained, converted, there, monkeyp
     monkeypatch.setattr("tcl_jax.runs.plan.lowered", lambda graph, x, *_: x.shape[0])
     with pytest.raises(InputError, match=r"batch_size=40 needs 18\.6 of 9\.3 GiB .*: 16 fit"):
         plan_run(trained.folder, there, 10, snn=converted, batch_size=40)
-    done = run("simulate", trained.folder, *options, 10, "--energy")
-    assert done.status == 2 and done.err.startswith("error: --plan is of the curve: leave")
+    for more in ("--energy", "--distributed"):
+        done = run("simulate", trained.folder, *options, 10, more)
+        assert done.status == 2 and done.err.startswith("error: --plan compiles the curve alone: ")

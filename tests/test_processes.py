@@ -12,7 +12,7 @@ from pathlib import Path
 import imagenet_files as images
 import numpy as np
 import pytest
-from cli import ROOT, Begun, Finished, finish, succeed, succeeded, wait_until
+from cli import Begun, Finished, commands, finish, succeed, succeeded, wait_until
 from cli import converted as converted
 from cli import trained as trained
 from hypothesis import given
@@ -41,29 +41,9 @@ def address() -> str:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-PAGE = (ROOT / "docs" / "pods.md").read_text().splitlines()
-
-
-def commands(script: str, words: str, **filled: object) -> list[list[object]]:
-    """The page's arguments for a script, of the lines that have some words.
-
-    Args:
-        script: as ``train``.
-        words: of the line.
-        filled: what stands for its words in capitals, one thing or a list.
-    """
-    lines = [li.split()[2:] for li in PAGE if li.startswith(f"python {script}.py ") and words in li]
-
-    def fill(word: str) -> list[object]:
-        value = filled.get(word.replace("HOST:PORT", "WHERE"), word)
-        return value if isinstance(value, list) else [value]
-
-    return [[argument for word in line for argument in fill(word)] for line in lines]
-
-
 def start(script: str, *more: object, flags: dict[str, str] | None = None, **filled: object):
     """A command of the page by two processes, of one device each."""
-    found = commands(script, "--process-id", WHERE=address(), **filled)
+    found = commands(f"{script}.py", "--process-id", WHERE=address(), **filled)
     assert len(found) == 2
     return [Begun(script, *arguments, *more, **(flags or devices(1))) for arguments in found]
 
@@ -142,10 +122,12 @@ def test_training_by_two_processes_whatever_happens(tmp_path):
     assert done.status == 0 and 44 <= int(stopped) < STEPS
     assert (folder / "checkpoints" / stopped).is_dir()
 
-    (again,) = commands("train", "--resume", **filled)
+    (again,) = commands("train.py", "--resume", **filled)
     succeed("train", *again, **devices(2))
     assert records(folder) == records(alone)
     assert checksums(folder) == checksums(alone)
+    (status,) = commands("-m tcl_jax", RUN=folder)
+    assert "finished" in succeed("tcl_jax/__main__", *status).out
 
 
 def _log(folder: Path) -> list[dict]:
@@ -218,7 +200,7 @@ def test_processes_with_other_settings_are_refused(trained, converted, tmp_path)
     options = ["--snn", converted, "--output", tmp_path]
     filled = {"WHERE": address(), "RUN": trained.folder}
     lines = [
-        commands("simulate", f"--process-id {process}", T=5 + process, **filled)
+        commands("simulate.py", f"--process-id {process}", T=5 + process, **filled)
         for process in range(2)
     ]
     both = [Begun("simulate", *line, *options, **devices(1)) for (line,) in lines]

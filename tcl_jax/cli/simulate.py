@@ -108,8 +108,10 @@ def main() -> int:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
     how: dict[str, Any]
     if o.plan is not None:
-        if o.adaptive or o.energy:
-            raise InputError("--plan is of the curve: leave --adaptive and --energy out")
+        if o.adaptive or o.energy or o.processes.distributed:
+            raise InputError(
+                "--plan compiles the curve alone: leave --adaptive, --energy and --distributed out"
+            )
         there, how = find(o.plan), {"snn": o.snn, "batch_size": o.batch_size}
         with bar("compiling", total=1, unit="programs"):
             planned = plan_run(o.run, there, o.timesteps, o.settings(), **how)

@@ -13,6 +13,7 @@ with ends_at_ctrl_c():  # these take seconds
 
     from tcl_jax.cli.options import Folder, check_options, command, preset_and_options, program
     from tcl_jax.cli.processes import ALONE, Processes
+    from tcl_jax.errors import InputError
     from tcl_jax.progress import bar
     from tcl_jax.report.tables import print_plan
     from tcl_jax.topology import find
@@ -54,6 +55,8 @@ def main() -> int:
     default = Options(presets.PRESETS.find(name), Path("runs") / name)
     options = check_options(Options, default, arguments, prog=f"{program()} {name}")
     if options.plan is not None:
+        if options.resume or options.processes.distributed:
+            raise InputError("--plan does not train: leave --resume and --distributed out")
         there = find(options.plan)
         with bar("compiling", total=1, unit="programs"):
             planned = plan(options.config, there, shard_optimizer=options.shard_optimizer)
