@@ -1,8 +1,9 @@
 """What ImageNet's steps take on TPU slices: `python -m benchmarks.plan` writes results/plan.
 
 Each is compiled by the TPU's own compiler, which needs no TPU but pip install 'tcl_jax[plan]', and
-minutes of a few cores; what results/plan has already is not compiled again. Then with plain ReLUs
-in place of TCL, on the first slice.
+minutes of a few cores; what results/plan has already is not compiled again. On the first slice
+also with plain ReLUs in place of TCL, and the network that waits longest for its memory with fewer
+images.
 """
 
 import argparse
@@ -24,6 +25,9 @@ NETWORKS = ("vgg16", "resnet34", "resnet50", "mobilenet")
 SLICES = ("v5e:2x4", "v5e:16x16", "v4:4x4x4")
 IMAGES = 128
 """On each chip."""
+WAITING, FEWER = "mobilenet", 16
+"""The network whose traffic bounds it most, and images of which the layers are smaller than what a
+chip keeps near its matrix units."""
 
 
 def main() -> int:
@@ -37,24 +41,26 @@ def main() -> int:
         RESULTS.mkdir(exist_ok=True)
         about = {**provenance.describe(), "libtpu": importlib.metadata.version("libtpu")}
         wanted = [
-            *((network, SLICES[0], tcl) for network in NETWORKS for tcl in (True, False)),
-            *((network, name, True) for name in SLICES[1:] for network in NETWORKS),
+            *((network, SLICES[0], tcl, IMAGES) for network in NETWORKS for tcl in (True, False)),
+            *((network, name, True, IMAGES) for name in SLICES[1:] for network in NETWORKS),
+            (WAITING, SLICES[0], True, FEWER),
         ]
-        for network, name, tcl in wanted:
+        for network, name, tcl, images in wanted:
             key = f"{network}, {name}, {'TCL' if tcl else 'ReLU'}"
+            key += "" if images == IMAGES else f", {images} images"
             if key not in record:
                 print(f"{key} …", flush=True)
-                record[key] = {**_planned(network, name, tcl), "about": about}
+                record[key] = {**_planned(network, name, tcl, images), "about": about}
                 write_json(path, record)
     (RESULTS / "README.md").write_text("\n".join(_page(record)) + "\n", encoding="utf-8")
     return 0
 
 
-def _planned(network: str, name: str, tcl: bool) -> dict[str, Any]:
+def _planned(network: str, name: str, tcl: bool, images: int) -> dict[str, Any]:
     config = presets.PRESETS.find(f"imagenet2012-{network}")
     there = topology.find(name)
     model = replace(config.model, dtype="bfloat16", tcl=tcl)
-    batch_size = IMAGES * there.cluster.mesh.size
+    batch_size = images * there.cluster.mesh.size
     return plan(replace(config, model=model, batch_size=batch_size), there).said()
 
 
@@ -84,6 +90,11 @@ def _page(record: dict[str, Any]) -> list[str]:
     }
     if pairs:
         lines += ["", f"## TCL against plain ReLU, {SLICES[0]}", "", *_against(pairs)]
+    several, few = (
+        record.get(f"{WAITING}, {SLICES[0]}, TCL{more}") for more in ("", f", {FEWER} images")
+    )
+    if several and few:
+        lines += ["", f"## Fewer images, {WAITING} on {SLICES[0]}", "", *_fewer(several, few)]
     return [*lines, "", *_commands(record)]
 
 
@@ -144,6 +155,29 @@ def _against(pairs: dict[str, list[dict[str, Any]]]) -> list[str]:
         for network, (tcl, relu) in pairs.items()
     ]
     return table(("network", "products", "traffic", "memory", "least time", "expected"), rows)
+
+
+def _fewer(*both: dict[str, Any]) -> list[str]:
+    """Whether traffic falls where every layer would have room on the chip."""
+    rows = [
+        (
+            str(images),
+            f"{found['bytes'] / images / 2**20:.1f}",
+            f"{found['flops'] / found['bytes']:.0f}",
+            f"{found['at_bound']['utilisation']:.1%}",
+        )
+        for images, found in zip((IMAGES, FEWER), both, strict=True)
+    ]
+    return [
+        *table(("images on a chip", "MiB/image", "FLOP/byte", "MFU, least"), rows),
+        "",
+        *textwrap.wrap(
+            "The compiler has each layer's output written and read again whether or not it would "
+            "fit: batch norm needs all of it before the next layer, and its gradient all of it "
+            "twice.",
+            WIDTH,
+        ),
+    ]
 
 
 def _commands(record: dict[str, Any]) -> list[str]:
