@@ -34,13 +34,13 @@ class _SnnTorch(torch.nn.Module):
         return spikes
 
 
-def _neuron(library: str, mode: str, batch: int) -> torch.nn.Module:
+def _neuron(library: str, mode: str, dtype: torch.dtype) -> torch.nn.Module:
     match library:
         case "spikingjelly":
             return neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=mode[0])
         case "sinabs":
             return sinabs.layers.IAF(
-                spike_threshold=torch.tensor(1.0, device=DEVICE),
+                spike_threshold=torch.tensor(1.0, dtype=dtype, device=DEVICE),
                 spike_fn=sinabs.activation.SingleSpike,
                 reset_fn=sinabs.activation.MembraneSubtract(),
             )
@@ -66,6 +66,7 @@ class Network(torch.nn.Module):
         super().__init__()
         self.mode, self.batch, self.library = mode, batch, library
         self.graph = graph
+        dtype = torch.from_numpy(np.zeros(0, graph.dtype)).dtype
         self.layout = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         self.layers = torch.nn.ModuleDict()
         self.scales: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -74,12 +75,12 @@ class Network(torch.nn.Module):
             if isinstance(node.op, g.Population | g.Output):
                 # Else equal weights would not mean equal spikes.
                 assert np.all(np.asarray(node.op.threshold) == 1)
-                layer = None if mode == "ann" else _neuron(library, mode, batch)
+                layer = None if mode == "ann" else _neuron(library, mode, dtype)
             if layer is not None:
                 self.layers[_key(node)] = layer
             if isinstance(node.op, g.Scale):
                 self.scales[node.name] = _vector(node.op.scale), _vector(node.op.shift)
-        self.eval().to(DEVICE, memory_format=self.layout)
+        self.eval().to(DEVICE, dtype, memory_format=self.layout)
 
     @torch.inference_mode()
     def forward(self, images: np.ndarray, timesteps: int = 1) -> torch.Tensor:
