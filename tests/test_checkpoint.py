@@ -380,4 +380,5 @@ def test_checkpoints_of_older_versions(tmp_path, average, caplog):
                 checkpoints.restore(7, wanted)
             file.write_bytes(content)
         assert same(checkpoints.restore(7, wanted), {MODEL: expected[7][MODEL]})
-    assert not caplog.records
+    # Of what orbax had begun to read asyncio may complain whenever garbage is collected.
+    assert not [record for record in caplog.records if record.name == "root"]
