@@ -35,12 +35,18 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python requirements.txt constraints.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(call install,.)
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
-	touch $@
+$(VENV)/.installed-test: $(VENV)/bin/python requirements.txt constraints.txt pyproject.toml
+	$(call install,.[test])
+	touch $(VENV)/.installed $@
+
+# pip would compile one file after the other; some of libraries are not meant to be compiled.
+define install
+$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e "$(1)"
+-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
+endef
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -49,6 +49,7 @@ def environment(**extra: str) -> dict[str, str]:
     compiled = {
         "JAX_COMPILATION_CACHE_DIR": f"{os.environ[COMPILED]}/commands",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # with a limit comes a lock, of filelock
     }
     return kept | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100", **compiled, **extra}

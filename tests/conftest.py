@@ -24,6 +24,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # LLVM does for programs most of which run once.  Commands, and `make fuzz`, compile as users do.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
+# Where in our code an operation was written nobody reads in a program; to write it takes 10 %.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
 
 # The library works under whatever promotion a user has set; what is strictest hides the least.

@@ -83,8 +83,8 @@ def test_a_network_keeps_its_logits(name, shape, randomised, rng):
     [
         ("cnet", 16),
         ("cnn3", 16),
-        ("cnn4", 16),
-        ("resnet20", 8),
+        pytest.param("cnn4", 16, marks=pytest.mark.long),
+        pytest.param("resnet20", 8, marks=pytest.mark.long),
         pytest.param("mobilenet", 16, marks=pytest.mark.long),
     ],
 )
