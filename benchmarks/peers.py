@@ -116,7 +116,8 @@ class Network(torch.nn.Module):
         def population(node: g.Node[g.Population | g.Output], z: torch.Tensor) -> torch.Tensor:
             if self.mode == "ann":
                 return z.clamp(0, 1) if isinstance(node.op, g.Population) else z
-            return self._fire(self.layers[_key(node)], z, steps)
+            # sinabs gives float32 spikes in float64, too.
+            return self._fire(self.layers[_key(node)], z, steps).to(z.dtype)
 
         values = g.walk(self.graph, fixed | repeated, self._affine, population)
         return values[self.graph.output.name].unflatten(0, (steps, self.batch)).sum(0)

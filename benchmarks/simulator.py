@@ -4,18 +4,20 @@ Same weights, same images, same machine, products accurate to float32. The syste
 order that is reversed from one round to the next; a figure is the median over rounds. Of a library
 that can be run in several ways, a first round finds the fastest. In float64, where no potential
 lies beside its threshold by rounding alone, all must count the same spikes. Then how time and
-memory grow with T and with the batch. On a CPU every measurement is a process of its own; on an
+memory grow with T and with the batch. On a CPU every system has a process of its own; on an
 accelerator all share one, which has it to itself. What results/simulator has already is not
 measured again. Needs benchmarks/requirements.txt.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,7 @@ def main() -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--report-only", action="store_true", help="write the page again")
-    parser.add_argument("--one", nargs="+", metavar="ARGUMENT", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(_one(*options.one)))
-        return 0
     if not options.report_only:
         _measure(options)
     simulator_page.write(RESULTS)
@@ -67,7 +65,6 @@ def _measure(options: argparse.Namespace) -> None:
     versions = {p: metadata.version(p) for p in ("torch", *PEERS)}
     record = {**about, "peers": versions, "rows": {}, "checks": {}, "growth": {}}
     record |= {part: known[part] for part in ("rows", "checks", "growth") if part in known}
-    apart = jax.default_backend() == "cpu"
 
     def keep(part: str, key: str, measured: Callable[[], dict[str, Any]]) -> None:
         if key not in record[part]:
@@ -78,58 +75,77 @@ def _measure(options: argparse.Namespace) -> None:
 
     for network in options.networks:
         for batch in options.batches:
-            workload = network, str(batch)
-            keep("checks", f"{network}/{batch}", lambda w=workload: _apart("check", *w))
-            keep("rows", f"{network}/{batch}", lambda w=workload: _rounds(options.rounds, w, apart))
-        keep("growth", network, lambda n=network: _growth(n, apart))
+            with _Measurements(network, batch) as of:
+                keep("checks", f"{network}/{batch}", lambda of=of: of.checked())
+                keep("rows", f"{network}/{batch}", lambda of=of: _rounds(options.rounds, of))
+        keep("growth", network, lambda network=network: _growth(network))
 
 
-def _one(what: str, *arguments: str) -> dict[str, Any]:
-    """A measurement that has this process for itself."""
-    if what == "check":
-        return _check(*arguments)
-    system, variant, network, batch, *latencies = arguments
-    cluster.cores_as_devices(int(batch))
-    return System(system, variant, network, int(batch), list(map(int, latencies))).measure()
+class _Measurements:
+    """Of a workload, one system beside others: on a CPU, each in a process of its own."""
+
+    def __init__(self, network: str, batch: int):
+        self._network, self._batch = network, batch
+        self._apart = jax.default_backend() == "cpu"
+        self._processes: dict[tuple[Any, ...], ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> "_Measurements":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Of all processes; what is measured after it is prepared anew."""
+        for process in self._processes.values():
+            process.shutdown()
+        self._processes.clear()
+        _system.cache_clear()
+
+    def __call__(self, system: str, variant: str, *latencies: int) -> dict[str, Any]:
+        return self._run(_measured, system, variant, self._network, self._batch, latencies)
+
+    def checked(self) -> dict[str, Any]:
+        """That all count the same spikes."""
+        found = self._run(_check, self._network, self._batch)
+        self.end()
+        return found
+
+    def _run(self, function: Callable[..., dict[str, Any]], *key: Any) -> dict[str, Any]:
+        if not self._apart:
+            return function(*key)
+        if key not in self._processes:
+            self._processes[key] = ProcessPoolExecutor(
+                1,
+                multiprocessing.get_context("spawn"),
+                initializer=cluster.cores_as_devices,
+                initargs=(self._batch,),
+            )
+        return self._processes[key].submit(function, *key).result()
 
 
-def _check(network: str, batch: str) -> dict[str, Any]:
-    counts = counts_in_float64(network, int(batch), LATENCIES[0])
+_system = functools.cache(System)
+
+
+def _measured(*key: Any) -> dict[str, Any]:
+    return _system(*key).measure()
+
+
+def _check(network: str, batch: int) -> dict[str, Any]:
+    counts = counts_in_float64(network, batch, LATENCIES[0])
     for system, found in counts.items():
         np.testing.assert_array_equal(found, counts["tcl_jax"], err_msg=f"spikes of {system}")
     return {"systems": list(counts), "neurons": int(counts["tcl_jax"].size)}
 
 
-def _apart(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.simulator", "--one", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _measurements(workload: Sequence[str], apart: bool) -> Callable[..., dict[str, Any]]:
-    """Of a workload: each in a process of its own, or here, each system prepared once."""
-    prepared: dict[tuple[str, ...], System] = {}
-
-    def measure(system: str, variant: str, *latencies: int) -> dict[str, Any]:
-        if apart:
-            return _apart(system, variant, *workload, *map(str, latencies))
-        key = (system, variant, *map(str, latencies))
-        if key not in prepared:
-            network, batch = workload
-            prepared[key] = System(system, variant, network, int(batch), latencies)
-        return prepared[key].measure()
-
-    return measure
-
-
-def _rounds(rounds: int, workload: Sequence[str], apart: bool) -> dict[str, Any]:
-    measure = _measurements(workload, apart)
+def _rounds(rounds: int, measure: _Measurements) -> dict[str, Any]:
     chosen = {}
     for system, variants in SYSTEMS.items():
         tried = {v: measure(system, v, LATENCIES[0]) for v in variants if len(variants) > 1}
         seconds = {v: sum(t["seconds"].values()) for v, t in tried.items()}
         chosen[system] = min(seconds, key=seconds.__getitem__) if tried else variants[0]
         print(f"  {system}", {v: round(s, 4) for v, s in seconds.items()}, flush=True)
+        measure.end()
     runs: dict[str, list[dict[str, Any]]] = {system: [] for system in SYSTEMS}
     for turn in range(rounds):
         for system in SYSTEMS if turn % 2 else reversed(SYSTEMS):
@@ -140,7 +156,7 @@ def _rounds(rounds: int, workload: Sequence[str], apart: bool) -> dict[str, Any]
             **{what: _medians([run[what] for run in found]) for what in ("seconds", "compile")},
             "all": [run["seconds"] for run in found],
             "memory": found[0]["memory"],
-            "resident": statistics.median(run["resident"] for run in found) if apart else None,
+            "resident": found[0]["resident"],
             "counts": found[0]["counts"],
         }
         for system, found in runs.items()
@@ -151,21 +167,19 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {t: statistics.median(run[t] for run in runs) for t in runs[0]}
 
 
-def _growth(network: str, apart: bool) -> dict[str, Any]:
+def _growth(network: str) -> dict[str, Any]:
     """Ours, by T of one image, and by batch at the first latency."""
-    found: dict[str, Any] = {"timesteps": {}, "batch": {}}
-    by_one = _measurements((network, "1"), apart)
-    for t in LONGER:
-        found["timesteps"][str(t)] = _of_growth(by_one("tcl_jax", "jit", t))
-    for batch in LARGER:
-        measure = _measurements((network, str(batch)), apart)
-        found["batch"][str(batch)] = _of_growth(measure("tcl_jax", "jit", LATENCIES[0]))
-    return found
 
+    def ours(batch: int, timesteps: int) -> dict[str, float]:
+        with _Measurements(network, batch) as measure:
+            found = measure("tcl_jax", "jit", timesteps)
+        (seconds,), (memory,) = found["seconds"].values(), found["memory"].values()
+        return {"seconds": seconds, "memory": memory, "resident": found["resident"]}
 
-def _of_growth(measured: dict[str, Any]) -> dict[str, float]:
-    (seconds,), (memory,) = measured["seconds"].values(), measured["memory"].values()
-    return {"seconds": seconds, "memory": memory, "resident": measured["resident"]}
+    return {
+        "timesteps": {str(t): ours(1, t) for t in LONGER},
+        "batch": {str(batch): ours(batch, LATENCIES[0]) for batch in LARGER},
+    }
 
 
 if __name__ == "__main__":

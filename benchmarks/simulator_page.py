@@ -34,12 +34,14 @@ def write(folder: Path) -> None:
     ]
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
+        if not record["rows"]:
+            continue
         lines += ["", f"## {provenance.machine(record)}", "", *_rows(record)]
         if record.get("growth"):
             lines += ["", *_growth(record)]
         plot = path.with_suffix(".png")
-        if _plot(record, plot):
-            lines += ["", f"![Times beside other libraries, and how they grow]({plot.name})"]
+        _plot(record, plot)
+        lines += ["", f"![Times beside other libraries, and how they grow]({plot.name})"]
         lines += ["", *_sources(record)]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -58,9 +60,9 @@ def _rows(record: dict[str, Any]) -> list[str]:
             seconds.append((*workload, t, *times, f"{gains[-1]:.2f}", of))
         last = max(mine["seconds"], key=int)
         step = mine["seconds"][last] / int(last)
-        ann = [*(row[system]["seconds"].values() for system in ANNS)]
-        times = [f"{1e3 * s:.3f}" for s in (step, *(next(iter(a)) for a in ann))]
-        steps.append((*workload, *times, f"{step / min(next(iter(a)) for a in ann):.2f}"))
+        forward = [s for ann in ANNS for s in row[ann]["seconds"].values()]
+        times = [f"{1e3 * s:.3f}" for s in (step, *forward)]
+        steps.append((*workload, *times, f"{step / min(forward):.2f}"))
         if "compile" in mine:
             costs.append((*workload, *_cost(row, last)))
     lines = [
@@ -128,10 +130,8 @@ def _growth(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _plot(record: dict[str, Any], path: Path) -> bool:
+def _plot(record: dict[str, Any], path: Path) -> None:
     rows, growth = record["rows"], record.get("growth", {})
-    if not rows:
-        return False
     columns = 3 if growth else 1
     figure, every = plt.subplots(1, columns, figsize=(2 + 4.2 * columns, 4.8), squeeze=False)
     beside, *growing = every[0]
@@ -141,7 +141,8 @@ def _plot(record: dict[str, Any], path: Path) -> bool:
             for system, colour in _COLOURS.items():
                 beside.plot(row[system]["seconds"][t] / ours, len(names), "o", color=colour)
             names.append(f"{key.replace('/', ', ')} image{'s' * (key[-2:] != '/1')}, T = {t}")
-    beside.set_xscale("log")
+    beside.set_xscale("log", base=2)
+    beside.xaxis.set_major_formatter("{x:g}")
     beside.set_yticks(range(len(names)), names, fontsize=8)
     beside.invert_yaxis()
     beside.set_xlabel("time ÷ that of tcl_jax")
@@ -162,7 +163,6 @@ def _plot(record: dict[str, Any], path: Path) -> bool:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    return True
 
 
 def _sources(record: dict[str, Any]) -> list[str]:

@@ -47,8 +47,9 @@ class System:
         self.compile_seconds: dict[str, float] = {}
         self.memory: dict[str, int] = {}
         graph, self.images = workload(network, batch)
-        self.latencies = [1] if system in ANNS else list(latencies)
-        self.repeats = 10 if system in ANNS else 3 if batch == 1 else 1
+        self.is_ann = system in ANNS
+        self.latencies = [1] if self.is_ann else list(latencies)
+        self.repeats = 10 if self.is_ann else 3 if batch == 1 else 1
         if system in PEERS or system == "ann-torch":
             from benchmarks import peers
 
@@ -61,7 +62,7 @@ class System:
         self.compile_seconds["lower"] = time.perf_counter() - started
         programs = {}
         for t in self.latencies:
-            fn = conversion.evaluate if system in ANNS else partial(_counts, timesteps=t)
+            fn = conversion.evaluate if self.is_ann else partial(_counts, timesteps=t)
             started = time.perf_counter()
             programs[t] = jax.jit(fn).lower(lowered, devices.put(self.images)).compile()
             self.compile_seconds[str(t)] = time.perf_counter() - started
@@ -76,11 +77,10 @@ class System:
         first = self.run(self.images, self.latencies[0])
         return {
             "seconds": seconds,
-            "counts": [int(n) for n in first.ravel()],
+            "counts": None if self.is_ann else [int(n) for n in first.ravel()],
             "compile": self.compile_seconds,
             "memory": self.memory,
-            # Of the process so far, in bytes.
-            "resident": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "resident": _resident(),
         }
 
     def _seconds(self, timesteps: int) -> float:
@@ -94,6 +94,13 @@ class System:
 
 def _counts(graph: conversion.Graph, x: jax.Array, timesteps: int) -> jax.Array:
     return simulation.simulate(graph, x, timesteps).output.counts
+
+
+def _resident() -> int | None:
+    """The most bytes of memory that this process has had; on an accelerator that tells nothing."""
+    if jax.default_backend() != "cpu":
+        return None
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _memory(program: jax.stages.Compiled) -> int:
@@ -121,10 +128,11 @@ def counts_in_float64(network: str, batch: int, timesteps: int) -> dict[str, np.
     from benchmarks import peers
 
     graph, images = workload(network, batch)
-    jax.config.update("jax_enable_x64", True)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), graph)
     images = images.astype(np.float64)
-    found = {"tcl_jax": np.asarray(jax.jit(partial(_counts, timesteps=timesteps))(wide, images))}
+    with jax.enable_x64(True):
+        counts = jax.jit(partial(_counts, timesteps=timesteps))(wide, images)
+        found = {"tcl_jax": np.asarray(counts)}
     for system in ("spikingjelly", "sinabs"):
         found[system] = peers.runner(wide, system, "multi/nchw", batch)(images, timesteps)
     return found

@@ -70,8 +70,8 @@ def test_a_loop_counts_as_often_as_it_runs(there):
 @pytest.mark.parametrize(
     ("dtype", "precision", "passes"),
     [
-        ("float32", None, 1),
-        ("float32", "high", 3),
+        pytest.param("float32", None, 1, marks=pytest.mark.long),
+        pytest.param("float32", "high", 3, marks=pytest.mark.long),
         ("float32", "highest", 6),
         ("bfloat16", "highest", 1),
     ],
