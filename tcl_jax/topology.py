@@ -48,8 +48,6 @@ CHIPS = Registry(
 )
 """By the names that slices begin with."""
 
-# The compiler asks, for minutes and in vain, which TPU the machine is; and it would run but once at
-# a time, as where it drives a TPU.
 _NO_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -73,6 +71,16 @@ class Topology:
     cluster: Cluster
 
 
+def expect_no_tpu() -> None:
+    """Keep the TPU's compiler from asking which TPU this machine is.
+
+    It does so in vain, for minutes on some networks, and complains; and it would run but once at a
+    time, as where it drives a TPU.
+    """
+    for variable, value in _NO_TPU.items():
+        os.environ.setdefault(variable, value)
+
+
 def find(name: str) -> Topology:
     """A slice, to compile for; the TPU's own compiler does that, on any x86 machine with Linux.
 
@@ -89,8 +97,7 @@ def find(name: str) -> Topology:
         )
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("needs the TPU's compiler: pip install 'tcl_jax[plan]'", "plan")
-    for variable, value in _NO_TPU.items():
-        os.environ.setdefault(variable, value)
+    expect_no_tpu()
     sides = [int(n) for n in re.findall(r"\d+", name.partition(":")[2])]
     try:
         devices = topologies.get_topology_desc(

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cli import commands, run, succeed
+from cli import ROOT, commands, environment, run, succeed
 from cli import converted as converted
 from cli import trained as trained
 from hypothesis import given
@@ -227,6 +229,26 @@ def test_without_the_compiler(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^plan needs the TPU's compiler: pip install 'tcl_jax\["):
         topology.find(SLICE)
+
+
+COMMAND = """
+from tcl_jax.cli.processes import ALONE
+with ALONE.joined(1) as cluster:
+    print(cluster.mesh)
+"""
+
+
+def test_commands_say_nothing_of_a_tpu_that_is_not_here():
+    """Where the compiler is installed, JAX tries it at the start."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND],
+        cwd=ROOT,
+        env=environment(JAX_PLATFORMS=""),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_command_says_what_training_takes(tmp_path):

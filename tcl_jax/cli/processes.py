@@ -18,6 +18,7 @@ from jax._src import distributed
 from tcl_jax.cli.options import Whole
 from tcl_jax.cluster import Cluster, cores_as_devices, everywhere
 from tcl_jax.errors import InputError, first_line
+from tcl_jax.topology import expect_no_tpu
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Processes:
         Raises:
             InputError: they cannot be joined; where another one ends within, so does this.
         """
+        if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # so JAX marks a machine that has none
+            expect_no_tpu()
         if not self.distributed:
             if batch_size > 0:  # else refused by whoever uses it
                 cores_as_devices(batch_size)
