@@ -210,7 +210,7 @@ def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     before = (folder / "curve.csv").read_text()
     settings = {
         "membrane": ["--readout", "membrane"],
-        "half": ["--neurons", "if:v0=0.5"],
+        "half": ["--neurons", "if:v0=0.5", "--executor", "scan"],
         "other": ["--coding", "poisson", "--seed", 3, "--neurons", "if:reset=zero", "--delay", 2],
     }
     for name, options in settings.items():
@@ -218,6 +218,7 @@ def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     assert (folder / "curve.csv").read_text() == before, "--output was not heeded"
     made = (folder, tmp_path / "membrane", tmp_path / "half")
     spikes, membrane, half = (curve(f)[:10] for f in made)
+    assert [summary(f)["executor"] for f in (folder, tmp_path / "half")] == ["blocked", "scan"]
     assert summary(tmp_path / "half")["v0"] == 0.5
     other = summary(tmp_path / "other")
     assert [other[k] for k in ("coding", "seed", "reset", "delay")] == ["poisson", 3, "zero", 2]

@@ -1,5 +1,7 @@
 """Forms that a platform is given compute what the general ones do."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,13 @@ from hypothesis import strategies as st
 
 from tcl_jax import clip, models, simulation
 from tcl_jax import graph as g
-from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
+from tcl_jax.conversion import Artifact, evaluate, fold, normalise, save, trace, with_norms
+from tcl_jax.errors import InputError
 from tcl_jax.graph.convolution import convolve
 from tcl_jax.promotion import implicit
+from tcl_jax.simulation.costs import COSTS
 from tcl_jax.simulation.lowering import _matrix
+from tcl_jax.simulation.winograd import Winograd
 
 
 @settings(max_examples=20)
@@ -100,6 +105,7 @@ def test_small_maps_become_linear_and_spikes_stay():
         graph = normalise(with_norms(fold(trace(network, x)), {"output": 0.6}))
         lowered = simulation.lower(graph, "cpu")
         # Two of the three convolutions are on maps of 2×2.
+        assert [*simulation.lowering.chosen(graph, "cpu").values()].count("maps of the whole") == 2
         assert sum(isinstance(n.op, g.Conv) for n in lowered.nodes) == 1
         assert [n.name for n in lowered.neurons] == [n.name for n in graph.neurons]
         np.testing.assert_allclose(evaluate(lowered, x), evaluate(graph, x), atol=1e-12)
@@ -109,25 +115,91 @@ def test_small_maps_become_linear_and_spikes_stay():
             np.testing.assert_array_equal(other[name], train)
 
 
+DIRECT, CHANNELS, WHOLE = "convolution", "maps of channels", "maps of the whole"
+WINOGRAD = "Winograd's form"
+
+
 @pytest.mark.parametrize(
-    "sides, channels, groups, changed",
+    "sides, window, channels, groups, form",
     [
-        ((2, 2), 64, 1, True),
-        ((2, 2), 128, 32, True),
-        ((2, 2), 128, 64, False),
-        ((2, 2), 64, 64, False),
-        ((2, 200), 16, 1, False),
-        ((2, 2), 1024, 1, True),
-        ((2, 2), 1032, 1, False),
+        ((2, 2), 3, 64, 1, WHOLE),
+        ((2, 2), 3, 128, 64, WHOLE),
+        ((2, 2), 3, 512, 32, DIRECT),
+        ((2, 2), 3, 64, 64, DIRECT),
+        ((2, 2), 5, 1024, 1, WHOLE),
+        ((2, 2), 5, 1032, 1, DIRECT),
+        ((2, 2), 3, 1032, 1, WINOGRAD),
+        ((2, 200), 3, 16, 1, DIRECT),
+        ((8, 8), 3, 32, 1, DIRECT),
+        ((8, 8), 3, 64, 1, WINOGRAD),
+        ((8, 8), 5, 64, 1, DIRECT),
+        ((8, 8), 3, 64, 2, DIRECT),
+        ((8, 8), 1, 16, 1, CHANNELS),
+        ((8, 8), 1, 16, 2, DIRECT),
     ],
-    ids=["small", "groups", "too many groups", "depthwise", "long", "64 MiB", "more than 64 MiB"],
 )
-def test_only_what_gains_becomes_linear(sides, channels, groups, changed):
-    kernel = jnp.ones((3, 3, channels // groups, channels))
+def test_a_convolution_takes_the_form_that_costs_least(sides, window, channels, groups, form):
+    kernel = jnp.ones((window, window, channels // groups, channels))
     graph = trace(lambda x: _conv(x, kernel, 1, groups), jnp.zeros((1, *sides, channels)))
+    assert simulation.lowering.chosen(graph, "cpu") == {"conv": form}
     lowered = simulation.lower(graph, "cpu")
-    assert any(isinstance(n.op, g.Conv) for n in lowered.nodes) is not changed
-    assert max(a.nbytes for a in jax.tree.leaves(lowered)) <= 1 << 26
+    assert any(isinstance(n.op, g.Conv) for n in lowered.nodes) is (form == DIRECT)
+    assert max(a.nbytes for a in jax.tree.leaves(lowered)) <= max(1 << 26, kernel.nbytes * 16 / 9)
+
+
+def test_what_is_lowered_is_not_saved(tmp_path):
+    kernel = jnp.ones((3, 3, 64, 64))
+    graph = trace(lambda x: _conv(x, kernel, 1), jnp.zeros((1, 8, 8, 64)))
+    with pytest.raises(InputError, match=r"'conv' is a Winograd, .* before it was lowered"):
+        save(Artifact(simulation.lower(graph, "cpu"), {}), tmp_path / "snn")
+    assert not (tmp_path / "snn").exists()
+
+
+def test_a_map_of_channels_has_steps_of_one():
+    kernel = jnp.ones((1, 1, 16, 16))
+    graph = trace(lambda x: _conv(x, kernel, 2), jnp.zeros((1, 8, 8, 16)))
+    assert simulation.lowering.chosen(graph, "cpu") == {"conv": DIRECT}
+
+
+@settings(max_examples=20)
+@given(
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_winograd_s_form_is_the_convolution(sides, padding, channels, batch, biased):
+    """Exactly, of numbers of few bits; also where the cache holds no more than a tile of images."""
+    assume(all(n + sum(p) >= 3 for n, p in zip(sides, padding, strict=True)))
+    rng = np.random.default_rng(0)
+
+    def eighths(*shape):
+        return jnp.asarray(rng.integers(-8, 9, shape) / 8, jnp.float32)
+
+    x, kernel = eighths(batch, *sides, channels[0]), eighths(3, 3, *channels)
+    conv = g.Conv(kernel, eighths(channels[1]) if biased else None, (1, 1), padding, (1, 1), 1)
+    assert Winograd.computes(conv)
+    form, expected = Winograd.of(conv), conv.apply(x)
+    np.testing.assert_array_equal(form.apply(x), expected)
+    before = COSTS["cpu"]
+    try:
+        COSTS["cpu"] = replace(before, cache=4 * x[0].nbytes)
+        np.testing.assert_array_equal(form.apply(x), expected)
+    finally:
+        COSTS["cpu"] = before
+
+
+def test_winograd_s_form_is_as_accurate(rng):
+    """As the convolution is in float32, against the same in float64; of spikes, and of an image."""
+    kernel = rng.normal(0, 0.05, (3, 3, 64, 64))
+    for x in ((rng.random((2, 8, 8, 64)) < 0.3).astype(float), rng.normal(size=(2, 8, 8, 64))):
+        with jax.enable_x64(True):
+            exact = np.asarray(_conv(jnp.asarray(x), jnp.asarray(kernel), 1))
+        conv = g.Conv(jnp.asarray(kernel, jnp.float32), None, (1, 1), ((1, 1),) * 2, (1, 1), 1)
+        form, x = Winograd.of(conv), jnp.asarray(x, jnp.float32)
+        plain, other = (np.abs(op.apply(x) - exact).max() for op in (conv, form))
+        assert 0 < other < 4 * plain
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
@@ -136,11 +208,13 @@ def test_other_platforms_keep_their_convolutions(platform):
     assert simulation.lower(graph, platform) is graph
 
 
-def test_vgg16_has_three_small_maps(randomised):
+def test_vgg16_has_one_convolution_left(randomised):
     model = models.create("vgg16", image_shape=(32, 32, 3), num_classes=10)
     x = jnp.zeros((1, 32, 32, 3))
     variables = randomised(jax.eval_shape(model.init, jax.random.key(0), x))
     graph = fold(trace(lambda x: model.apply(variables, x), x))
     lowered = simulation.lower(graph, "cpu")
-    before, after = (sum(isinstance(n.op, g.Conv) for n in f.nodes) for f in (graph, lowered))
-    assert (before, after) == (13, 10)
+    found = [*simulation.lowering.chosen(graph, "cpu").values()]
+    assert [found.count(form) for form in (DIRECT, WINOGRAD, WHOLE)] == [1, 9, 3]
+    left = [sum(isinstance(n.op, kind) for n in lowered.nodes) for kind in (g.Conv, Winograd)]
+    assert left == [1, 9]

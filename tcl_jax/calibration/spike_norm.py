@@ -23,9 +23,10 @@ from tcl_jax.calibration.method import (
     with_norms,
 )
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.dynamics import State, init_state, step
 from tcl_jax.simulation.readout import Membrane
 from tcl_jax.simulation.settings import Simulation
-from tcl_jax.simulation.simulator import State, check_times, init_state, step
+from tcl_jax.simulation.simulator import check_times
 
 _SUMMED = Simulation(readout=Membrane())
 

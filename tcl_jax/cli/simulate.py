@@ -24,11 +24,17 @@ with ends_at_ctrl_c():  # these take seconds
     from tcl_jax.runs.simulate import Simulated, latencies, simulate_run
     from tcl_jax.simulation.coding import CODINGS
     from tcl_jax.simulation.energy import FLOAT32, OperationCost
+    from tcl_jax.simulation.executors import EXECUTORS
     from tcl_jax.simulation.neurons import NEURONS
     from tcl_jax.simulation.readout import READOUTS
     from tcl_jax.simulation.settings import Simulation
     from tcl_jax.topology import find
 
+EXECUTOR_HELP = (
+    "In which order all is computed, which changes nothing else: step by step, or several steps of "
+    "a layer at once, as many as are fastest or as said, in so many GiB of memory.  Choose from "
+    f"{EXECUTORS.help()}."
+)
 READOUT_HELP = (
     "How a class is read: by output spikes, as the paper does, or by the output's accumulated "
     f"current.  Choose from {READOUTS.help()}."
@@ -79,6 +85,7 @@ class Options:
     """With --adaptive: accuracy that may be lost against fixed T, in points."""
     calibration_images: int = 2000
     """With --adaptive: training images, the last ones, that tell when a class is safe."""
+    executor: Annotated[str, tyro.conf.arg(help=EXECUTOR_HELP)] = "blocked"
     output: Folder = None
     """Where to write (default: the run's folder, or the spiking network's if it has a name)."""
     data_dir: Folder = None
@@ -97,6 +104,7 @@ class Options:
             readout=READOUTS.read(self.readout),
             delay=self.delay,
             seed=self.seed,
+            executor=EXECUTORS.read(self.executor),
         )
 
 

@@ -82,7 +82,7 @@ def save(artifact: Artifact, folder: Path | str) -> None:
     the folder are left alone.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, or was lowered for one platform.
 
     >>> import tempfile, jax, jax.numpy as jnp
     >>> from tcl_jax.conversion import Artifact, load, save, trace
@@ -94,6 +94,12 @@ def save(artifact: Artifact, folder: Path | str) -> None:
     """
     folder = Path(folder).absolute()
     arrays: dict[str, Any] = {}
+    for node in artifact.graph.nodes:
+        if g.KINDS.get(type(node.op).__name__) is not type(node.op):
+            raise InputError(
+                f"node {node.name!r} is a {type(node.op).__name__}, a form for one platform that "
+                "files do not have: save the graph as it was before it was lowered"
+            )
     names = [node.name for node in artifact.graph.nodes]
     nodes = [_entry(i, node, names, arrays) for i, node in enumerate(artifact.graph.nodes)]
     place = folder / f"{ARRAYS}-{secrets.token_hex(4)}"

@@ -1,8 +1,10 @@
 """A network as conversion sees it, without converting it."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array
 from rich.table import Table
@@ -11,6 +13,7 @@ from tcl_jax import graph as g
 from tcl_jax.graph.fold import fold
 from tcl_jax.progress import Console
 from tcl_jax.report.names import shortened
+from tcl_jax.simulation.lowering import chosen
 from tcl_jax.tracing.trace import trace
 
 
@@ -19,7 +22,8 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
 
     For each node its name (without what all begin with), the nodes that it reads, its shape
     (without the batch), the number of its parameters, for neurons λ ("–" for a ReLU without clip,
-    whose norm-factor would come from data), and the multiply-accumulates of one image.
+    whose norm-factor would come from data), and the multiply-accumulates of one image.  Below, the
+    forms in which `simulation.lower` has convolutions computed here, where these are others.
 
     Args:
         fn: ``variables, inputs -> logits`` in inference mode.
@@ -77,7 +81,12 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
             _bound(node.op.clip) if isinstance(node.op, g.Population) else "",
             _count(taken),
         )
-    Console().print(table)  # of its own: it writes to wherever standard output goes now
+    console = Console()  # of its own: it writes to wherever standard output goes now
+    console.print(table)
+    kept = Counter(chosen(graph).values())
+    if other := {form: n for form, n in kept.items() if form != "convolution"}:
+        said = ", ".join(f"{n} as {form}" for form, n in sorted(other.items()))
+        console.print(f"{said}: the fastest forms of convolutions on {jax.default_backend()}")
 
 
 def _cost(node: g.Node[g.Kind], shape: tuple[int, ...]) -> tuple[int, int]:

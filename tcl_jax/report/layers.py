@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.dynamics import init_state, step
 from tcl_jax.simulation.neurons import IF
 from tcl_jax.simulation.settings import Simulation
-from tcl_jax.simulation.simulator import check_times, init_state, step
+from tcl_jax.simulation.simulator import check_times
 
 _BINS = 100
 _POINTS = 2000

@@ -1,5 +1,6 @@
 """What simulating a run's spiking network comes to on a slice of TPU chips."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.roofline import costs
 from tcl_jax.runs.converted import load_converted
 from tcl_jax.runs.simulate import check_numbers
+from tcl_jax.simulation.executors import Blocked
 from tcl_jax.simulation.latency import lowered
 from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.topology import Topology
@@ -45,6 +47,8 @@ def plan_run(
     check_numbers(timesteps, settings.delay, batch_size=batch_size)
     artifact = load_converted(folder, snn)
     info = data.described(**artifact.about["data"])
+    if isinstance(settings.executor, Blocked):
+        settings = replace(settings, executor=replace(settings.executor, platform="tpu"))
     host = topology.cluster.own
     host.check_batch_size(batch_size)
 

@@ -23,17 +23,10 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.simulation.dynamics import State, init_state, read_from, step
 from tcl_jax.simulation.readout import by_class, check_labels
 from tcl_jax.simulation.settings import PAPER, Simulation
-from tcl_jax.simulation.simulator import (
-    State,
-    check_times,
-    classify,
-    init_state,
-    read_from,
-    scan,
-    step,
-)
+from tcl_jax.simulation.simulator import all_steps, check_times, classify
 
 
 def read(
@@ -164,7 +157,7 @@ def _record(
     def reading(state: State, spikes: dict[str, Array]) -> tuple[Array, Array]:
         return read(graph, state, settings)
 
-    return scan(graph, x, timesteps, reading, settings)[1]
+    return all_steps(graph, x, timesteps, reading, settings)[1]
 
 
 def calibrate(held_out: Record, max_loss: float) -> float:
@@ -355,7 +348,7 @@ def _advance(
         state, _spikes = step(graph, at.state, constant, settings)
         t = at.t + 1
         begun = t > settings.delay
-        state = read_from(at.state, state, begun)
+        state = state._replace(output=read_from(at.state.output, state.output, begun))
         classes, margin = read(graph, state, settings)
         safe = (margin >= bound) & begun | (t == timesteps)
         now = safe & (at.stopped == 0)

@@ -33,10 +33,11 @@ from tcl_jax.cluster import Cluster
 from tcl_jax.errors import InputError
 from tcl_jax.promotion import against
 from tcl_jax.pytrees import pytree
+from tcl_jax.simulation.dynamics import State
 from tcl_jax.simulation.latency import correct, sum_over
 from tcl_jax.simulation.readout import classes_in
 from tcl_jax.simulation.settings import PAPER, Simulation
-from tcl_jax.simulation.simulator import State, check_times, scan
+from tcl_jax.simulation.simulator import all_steps, check_times
 
 _Values = dict[str, Any]
 _Passing = tuple[Array, Array]
@@ -357,7 +358,7 @@ def _of_batch(
             events[graph.input.name] = spikes[graph.input.name] != 0
         return right, {n: _by_fan_out(s, events[n], mask) for n, s in synapses.items()}
 
-    return scan(graph, x, timesteps, observe, settings)[1]
+    return all_steps(graph, x, timesteps, observe, settings)[1]
 
 
 def _numbers(spikes: Real[Array, "b ..."], threshold: Real[Array, "..."]) -> Array:

@@ -13,9 +13,10 @@ from tcl_jax.cluster import Cluster
 from tcl_jax.errors import InputError
 from tcl_jax.graph import Graph
 from tcl_jax.promotion import implicit
+from tcl_jax.simulation.dynamics import State
 from tcl_jax.simulation.readout import check_labels, classes_in
 from tcl_jax.simulation.settings import PAPER, Simulation
-from tcl_jax.simulation.simulator import State, check_times, classify, scan
+from tcl_jax.simulation.simulator import all_steps, check_times, classify
 
 
 def correct_by_latency(
@@ -78,7 +79,7 @@ def _correct(
     def right(state: State, spikes: dict[str, Array]) -> Array:
         return correct(graph, state, labels, mask, settings)
 
-    return scan(graph, x, timesteps, right, settings)[1]
+    return all_steps(graph, x, timesteps, right, settings)[1]
 
 
 def correct(

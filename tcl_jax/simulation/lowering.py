@@ -1,33 +1,51 @@
 """The same graph in the form that a platform simulates fast."""
 
 import math
+from collections.abc import Callable, Iterable
 from functools import singledispatch
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tcl_jax import graph as g
 from tcl_jax.graph.convolution import is_depthwise
 from tcl_jax.graph.ops.base import Shape
+from tcl_jax.simulation.costs import Costs, costs
+from tcl_jax.simulation.winograd import Winograd
+
+Steps = dict[str, g.Kind]
+"""Operations, one after the other; by name, the last one's is ''."""
+
+
+class Form(NamedTuple):
+    """A way to compute an operation.
+
+    Attributes:
+        name: what people call it.
+        seconds: what it takes for an image, on one core.
+        steps: makes the operations that do it.
+    """
+
+    name: str
+    seconds: float
+    steps: Callable[[], Steps]
 
 
 def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
-    """Replace what a platform runs slowly by what computes the same.
+    """Replace what a platform runs slowly by what computes the same in less time.
 
-    On a CPU a convolution whose window has more places than its map, as 3×3 on 2×2, falls to XLA's
-    slowest form; it becomes a linear map of the whole flattened signal, whose zeros cost less than
-    that.  Not where these would be too many, as in a convolution of very many groups, nor a
-    depthwise one, nor where the map would take more than 64 MiB.  Nothing changes on other
-    platforms.  Sums come in another order, so that membrane potentials may differ
-    in their last bits.
+    A convolution takes the form that needs the least time by `costs`: see `forms`.  Nothing changes
+    on platforms of which nothing was measured.  Sums come in another order, so that membrane
+    potentials may differ in their last bits.
 
     Args:
         graph: any.
         platform: ``cpu``, ``gpu`` or ``tpu``; JAX's default backend when None.
 
     Returns:
-        A graph with the same neurons and the same outputs.
+        A graph with the same neurons and the same outputs.  In Winograd's form weights take 16/9 of
+        the memory, and in that of a map of the whole signal 64 MiB at most.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax.conversion import trace
@@ -40,7 +58,8 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
     >>> [type(node.op).__name__ for node in lower(graph, "cpu").nodes]
     ['Input', 'Reshape', 'Dense', 'Reshape', 'Output']
     """
-    if (platform or jax.default_backend()) != "cpu":
+    known = costs(platform)
+    if known is None:
         return graph
     shapes = list(g.shapes(graph).values())
     names = {node.name for node in graph.nodes}
@@ -48,8 +67,8 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
     now: list[int] = []  # of every node of the graph, its number among the new ones
     for number, node in enumerate(graph.nodes):
         inputs = tuple(now[i] for i in node.inputs)
-        steps = _faster(node.op, *(shapes[i] for i in (*node.inputs, number)))
-        for what, op in steps.items():
+        form = _fastest(node.op, known, *(shapes[i] for i in (*node.inputs, number)))
+        for what, op in form.steps().items() if form else [("", node.op)]:
             name = g.free(f"{node.name}/{what}", names) if what else node.name
             nodes.append(g.Node(op, inputs, name))
             inputs = (len(nodes) - 1,)
@@ -57,45 +76,85 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
     return g.Graph(tuple(nodes))
 
 
-@singledispatch
-def _faster(op: g.Kind, *sizes: Shape) -> dict[str, g.Kind]:
-    """What computes the same in less time on a CPU: by name, one step after the other.
+def chosen(graph: g.Graph, platform: str | None = None) -> dict[str, str]:
+    """By name of a convolution, the form that `lower` gives it; none where it changes nothing."""
+    known = costs(platform)
+    if known is None:
+        return {}
+    shapes = list(g.shapes(graph).values())
+    found = {
+        node.name: _fastest(node.op, known, *(shapes[i] for i in (*node.inputs, number)))
+        for number, node in enumerate(graph.nodes)
+    }
+    return {name: form.name for name, form in found.items() if form}
 
-    The last step, which has the node's own name, is called ''.  Of most kinds nothing is known that
-    is faster than what they are.
+
+def _fastest(op: g.Kind, known: Costs, *sizes: Shape) -> Form | None:
+    """That which takes the least time; None where there is one alone."""
+    return min(forms(op, known, *sizes), key=lambda form: form.seconds, default=None)
+
+
+_ROWS = 16
+"""Images, or steps of one, that share the weights: as many as a block has at best."""
+_BYTES = 1 << 26
+"""What a linear map of a whole signal may take."""
+
+
+@singledispatch
+def forms(op: g.Kind, known: Costs, *sizes: Shape) -> Iterable[Form]:
+    """All forms of an operation, where there are several.  Of a convolution:
+
+    - the convolution itself; XLA runs one whose window has more places than its map, as 3×3 on 2×2,
+      up to 100 times slower than others on a CPU;
+    - a linear map of the channels, of a window of one place;
+    - Winograd's form, of a 3×3 window: 2.25 times fewer products, but more to move;
+    - a linear map of the whole signal, of such slow ones: its zeros are multiplied, too.
 
     Args:
         op: of any kind.
+        known: costs of the platform.
         sizes: shapes of what it reads, and last of its value.
     """
-    return {"": op}
+    return ()
 
 
-@_faster.register
-def _(op: g.Conv, before: Shape, after: Shape) -> dict[str, g.Kind]:
-    return _as_linear_map(op, before, after) if _gains(op, before, after) else {"": op}
+@forms.register
+def _(conv: g.Conv, known: Costs, before: Shape, after: Shape) -> Iterable[Form]:
+    window, places = math.prod(conv.kernel.shape[:-2]), math.prod(before[:-1])
+    sites, size = math.prod(after[:-1]), conv.kernel.dtype.itemsize
+    products = sites * conv.kernel.size
 
+    def form(
+        name: str, seconds: float, weights: int, steps: Callable[[], dict[str, g.Kind]]
+    ) -> Form:
+        return Form(name, seconds + known.weight * size * weights / _ROWS, steps)
 
-# Measured with 1 and 50 images: where XLA's slow form is taken, the linear map is 2.5 to 80 times
-# faster with as many products; with 16 times as many (32 groups on 2×2) still 1.6 and 3.3 times.
-_PRODUCTS = 16
-_BYTES = 1 << 26
-
-
-def _gains(conv: g.Conv, before: Shape, after: Shape) -> bool:
-    """Whether a CPU computes the linear map in less time than the convolution."""
-    places, window = math.prod(before[:-1]), math.prod(conv.kernel.shape[:-2])
+    crowded = places < window
+    seconds = (known.crowded if crowded else known.convolution) * products
+    if crowded and conv.groups > 1:
+        seconds = known.crowded_output * math.prod(after)
+    yield form("convolution", seconds, conv.kernel.size, lambda: {"": conv})
+    if is_depthwise(conv.kernel, conv.padding, conv.groups):
+        return  # a sum of shifted products, which nothing here surpasses
+    if conv.groups == window == 1 and set(conv.strides) == {1} and before[:-1] == after[:-1]:
+        seconds = known.product * products
+        yield form("maps of channels", seconds, conv.kernel.size, lambda: {"": _by_place(conv)})
+    if Winograd.computes(conv):
+        multiplied, moved = Winograd.work(conv, after)
+        seconds = known.product * multiplied + known.byte * size * moved
+        weights = conv.kernel.size * 16 // 9
+        yield form("Winograd's form", seconds, weights, lambda: {"": Winograd.of(conv)})
     weights = math.prod(before) * math.prod(after)
-    products = math.prod(after[:-1]) * conv.kernel.size
-    return (
-        places < window
-        and not is_depthwise(conv.kernel, conv.padding, conv.groups)
-        and weights <= _PRODUCTS * products
-        and weights * conv.kernel.dtype.itemsize <= _BYTES
-    )
+    if crowded and weights * size <= _BYTES:
+        seconds = known.product * weights
+        yield form("maps of the whole", seconds, weights, lambda: _whole(conv, before, after))
 
 
-def _as_linear_map(conv: g.Conv, before: Shape, after: Shape) -> dict[str, g.Kind]:
+def _by_place(conv: g.Conv) -> g.Dense:
+    return g.Dense(conv.kernel.reshape(conv.kernel.shape[-2:]), conv.bias)
+
+
+def _whole(conv: g.Conv, before: Shape, after: Shape) -> Steps:
     size = math.prod(before)
     matrix = jnp.asarray(_matrix(conv, before, after).reshape(size, -1))
     bias = conv.bias

@@ -7,6 +7,7 @@ from typing import Any
 from tcl_jax.errors import InputError
 from tcl_jax.pytrees import pytree
 from tcl_jax.simulation.coding import Analog, Coding
+from tcl_jax.simulation.executors import Blocked, Executor
 from tcl_jax.simulation.neurons import IF, NeuronModel
 from tcl_jax.simulation.readout import Readout, Spikes
 
@@ -39,6 +40,8 @@ class Simulation:
     left out: reading starts after it."""
     seed: int = 0
     """Of what the coding draws."""
+    executor: Executor = Blocked()
+    """In which order all that is computed."""
 
     def __post_init__(self) -> None:
         if isinstance(self.delay, Integral) and self.delay < 0:
@@ -48,11 +51,12 @@ class Simulation:
 
     def said(self) -> dict[str, Any]:
         """For a record that people and tables read."""
-        texts = {name: str(getattr(self, name)) for name in ("neurons", "coding", "readout")}
+        named = ("neurons", "coding", "readout", "executor")
+        texts = {name: str(getattr(self, name)) for name in named}
         return {**texts, **asdict(self.neurons), "delay": self.delay, "seed": self.seed}
 
     def distinguished(self) -> dict[str, Any]:
-        """All that makes a simulation another, for a fingerprint."""
+        """All that makes a simulation another, for a fingerprint: not the executor."""
         # As records have it of old, which had no other model: they are to stay valid.
         neurons = asdict(self.neurons) if isinstance(self.neurons, IF) else str(self.neurons)
         coding = {"coding": str(self.coding), "seed": self.seed}

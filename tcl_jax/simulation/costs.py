@@ -1,0 +1,63 @@
+"""What the parts of a simulation take on a platform, as measured: what forms are chosen by."""
+
+import os
+from dataclasses import dataclass
+
+import jax
+
+from tcl_jax.registry import Registry
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on one core, of float32.
+
+    Attributes:
+        product: of one multiply-accumulate in a product of matrices.
+        convolution: in a convolution.
+        crowded: in a convolution whose window has more places than its map.
+        crowded_output: of one output of such a convolution of groups.
+        byte: of one byte that is written to memory and read from there.
+        weight: of one byte of weights, each time that they are used.
+        operation: of starting one operation, whatever its size.
+        spread: of one neuron's value in a block, for each step that the block has: the longer the
+            block, the less of it is still in the cache where it is read.
+        cache: bytes of a core's share of the cache.
+    """
+
+    product: float
+    convolution: float
+    crowded: float
+    crowded_output: float
+    byte: float
+    weight: float
+    operation: float
+    spread: float
+    cache: int
+
+
+COSTS: Registry[Costs] = Registry("platform")
+"""By platform; what is not here was not measured, and is left as it is."""
+
+# On an AMD EPYC with AVX2, XLA of jax 0.10.2; `python -m benchmarks.forms` measures them.
+COSTS["cpu"] = Costs(
+    product=0.024e-9,
+    convolution=0.027e-9,
+    crowded=0.3e-9,
+    crowded_output=30e-9,
+    byte=0.08e-9,
+    weight=0.1e-9,
+    operation=10e-6,
+    spread=0.1e-9,
+    cache=8 << 20,
+)
+
+
+def costs(platform: str | None = None) -> Costs | None:
+    """Those of a platform, JAX's default when None; or None where they were not measured."""
+    return COSTS.get(platform or jax.default_backend())
+
+
+def cores() -> int:
+    """How many a CPU computes with."""
+    return os.cpu_count() or 1
