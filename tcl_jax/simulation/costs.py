@@ -18,7 +18,8 @@ class Costs:
         crowded: in a convolution whose window has more places than its map.
         crowded_output: of one output of such a convolution of groups.
         byte: of one byte that is written to memory and read from there.
-        weight: of one byte of weights, each time that they are used.
+        weight: of one byte of weights, each time that they are used; of a product whose weights
+            are more than the cache holds, twice that: they are laid out for it first.
         operation: of starting one operation, whatever its size.
         spread: of one neuron's value in a block, for each step that the block has: the longer the
             block, the less of it is still in the cache where it is read.
@@ -45,7 +46,7 @@ COSTS["cpu"] = Costs(
     convolution=0.027e-9,
     crowded=0.3e-9,
     crowded_output=30e-9,
-    byte=0.08e-9,
+    byte=0.05e-9,
     weight=0.1e-9,
     operation=10e-6,
     spread=0.1e-9,

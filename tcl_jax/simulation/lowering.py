@@ -125,9 +125,11 @@ def _(conv: g.Conv, known: Costs, before: Shape, after: Shape) -> Iterable[Form]
     products = sites * conv.kernel.size
 
     def form(
-        name: str, seconds: float, weights: int, steps: Callable[[], dict[str, g.Kind]]
+        name: str, seconds: float, weights: int, steps: Callable[[], Steps], *, within: int = 1
     ) -> Form:
-        return Form(name, seconds + known.weight * size * weights / _ROWS, steps)
+        """With so many weights, within so many products."""
+        times = 1 if weights * size / within <= known.cache else 2
+        return Form(name, seconds + times * known.weight * size * weights / _ROWS, steps)
 
     crowded = places < window
     seconds = (known.crowded if crowded else known.convolution) * products
@@ -143,7 +145,7 @@ def _(conv: g.Conv, known: Costs, before: Shape, after: Shape) -> Iterable[Form]
         multiplied, moved = Winograd.work(conv, after)
         seconds = known.product * multiplied + known.byte * size * moved
         weights = conv.kernel.size * 16 // 9
-        yield form("Winograd's form", seconds, weights, lambda: {"": Winograd.of(conv)})
+        yield form("Winograd's form", seconds, weights, lambda: {"": Winograd.of(conv)}, within=16)
     weights = math.prod(before) * math.prod(after)
     if crowded and weights * size <= _BYTES:
         seconds = known.product * weights
