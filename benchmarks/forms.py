@@ -28,9 +28,6 @@ from tcl_jax.record import write_json
 from tcl_jax.simulation.costs import costs
 from tcl_jax.simulation.lowering import forms
 
-# One core has its images to itself, as in `simulate.py`: before anything uses a backend.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "forms"
 IMAGES, TIMES = 16, 9
 # Side, channels in and out, groups, window.
@@ -39,6 +36,7 @@ CROWDED = [(2, 64, 64, 1, 3), (2, 128, 128, 32, 3), (2, 512, 512, 32, 3), (4, 64
 
 def main() -> int:
     jax.config.update("jax_platforms", "cpu")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, before there are threads
     known = costs("cpu")
     assert known is not None
     record: dict[str, Any] = {**provenance.describe(), "images": IMAGES, "rows": []}
@@ -119,7 +117,7 @@ def _write(record: dict[str, Any]) -> None:
         f"geometric mean, {max(lost):.2f} times at most."
     )
     source = (
-        f"{provenance.machine(record)}, one core; commit {provenance.short(record['commit'])}; "
+        f"{provenance.machine(record)}; commit {provenance.short(record['commit'])}; "
         f"`{record['command']}`."
     )
     lines = [

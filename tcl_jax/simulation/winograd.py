@@ -61,7 +61,7 @@ class Winograd(Op):
             and conv.strides == conv.dilation == (1, 1)
             and conv.groups == 1
             and min(min(p) for p in conv.padding) >= 0
-            and jnp.issubdtype(conv.kernel.dtype, jnp.floating)
+            and conv.kernel.dtype in (jnp.float32, jnp.float64)  # G's sums would round others
         )
 
     @staticmethod
@@ -70,15 +70,14 @@ class Winograd(Op):
         *sizes, outs = after
         tiles = math.prod((n + 1) // 2 for n in sizes)
         ins = conv.kernel.shape[-2]
-        # A tile is taken apart into 16 numbers, which are written and read, four of the input
-        # having been read four times; and likewise put together.
+        # On the way in, 4 numbers of a tile are read, and 16 written and read again; on the way out
+        # 16 are written and read again, and 4 written.
         return 16 * tiles * ins * outs, 36 * tiles * (ins + outs)
 
     def apply(self, *values: Array) -> Array:
         (x,) = values
-        # Sixteen numbers for every four of the signal, which are read again from the cache.
-        numbers = 4 * math.prod(x.shape[1:]) * x.dtype.itemsize
-        return tiled(self._apply, x, numbers)
+        # Sixteen numbers for every four of the signal, which are to be in the cache when read.
+        return _tiled(self._apply, x, 4 * math.prod(x.shape[1:]) * x.dtype.itemsize)
 
     def _apply(self, x: Array) -> Array:
         sizes = [n + sum(p) - 2 for n, p in zip(x.shape[1:], self.padding, strict=False)]
@@ -122,7 +121,7 @@ def _product(x: Array, weights: Array, **how: Any) -> Array:
     return lax.dot_general(x, weights, (((5,), (2,)), ((0, 1), (0, 1))), **how)
 
 
-def tiled(fn: Callable[[Array], Array], x: Real[Array, "b ..."], size: int) -> Real[Array, "b ..."]:
+def _tiled(fn: Callable[[Array], Array], x: Array, size: int) -> Array:
     """``fn(x)`` of a function that takes every image by itself, some images at a time.
 
     Args:
@@ -130,11 +129,9 @@ def tiled(fn: Callable[[Array], Array], x: Real[Array, "b ..."], size: int) -> R
         x: all of them.
         size: bytes that `fn` takes for one; those taken at a time fit the cache.
     """
-    known = COSTS["cpu"]
-    batch, parts = len(x), cores()
+    batch, devices, room = len(x), jax.local_device_count(), cores() * COSTS["cpu"].cache
     # Not images that lie side by side: devices have such, and each has a part in every tile.
-    even = parts if batch % parts == 0 else 1
-    room = known.cache * parts
+    even = devices if batch % devices == 0 else 1
     tiles = next(
         (n for n in range(1, batch + 1) if batch % (n * even) == 0 and batch // n * size <= room),
         batch // even,
