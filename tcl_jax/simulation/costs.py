@@ -40,7 +40,7 @@ class Costs:
 COSTS: Registry[Costs] = Registry("platform")
 """By platform; what is not here was not measured, and is left as it is."""
 
-# On an AMD EPYC with AVX2, XLA of jax 0.10.2; `python -m benchmarks.forms` measures them.
+# On an AMD EPYC with AVX2; `python -m benchmarks.forms` measures them.
 COSTS["cpu"] = Costs(
     product=0.024e-9,
     convolution=0.027e-9,
