@@ -20,7 +20,7 @@ from tcl_jax.simulation import CODINGS, EXECUTORS, NEURONS, READOUTS, Blocked, S
 
 TIMESTEPS = 11
 BLOCKED = ("blocked:4", "blocked:11", "blocked:100", "blocked")
-SIMPLEST = ("if", "analog")
+SIMPLEST = (BLOCKED[0], "if", "analog")
 
 
 @cache
@@ -42,12 +42,15 @@ def _everything(state, spikes):
     return state, spikes
 
 
-@pytest.mark.parametrize("executor", BLOCKED)
 @pytest.mark.parametrize(
-    "neurons, coding",
+    "executor, neurons, coding",
     [
-        pytest.param(n, c, marks=() if n in SIMPLEST or c in SIMPLEST else pytest.mark.long)
-        for n, c in product(
+        # Each with the simplest of the others; all of them by `make test-long`.
+        pytest.param(
+            *row, marks=() if sum(map(str.__ne__, row, SIMPLEST)) < 2 else pytest.mark.long
+        )
+        for row in product(
+            BLOCKED,
             ("if", "if:leak=0.25,v0=0.5,floor=1", "if:reset=zero,refractory=2", "burst"),
             ("analog", "rate", "poisson", "flicker"),
         )
