@@ -44,7 +44,7 @@ def main() -> int:
         row = {"name": name, "expected": {}, "measured": {}}
         for form in forms(conv, known, before, after):
             row["expected"][form.name] = form.seconds
-            row["measured"][form.name] = _seconds(list(form.steps().values()), before)
+            row["measured"][form.name] = _seconds(list(form.parts().values()), before)
         print(name, {form: f"{1e6 * s:.0f} µs" for form, s in row["measured"].items()}, flush=True)
         record["rows"].append(row)
     RESULTS.mkdir(parents=True, exist_ok=True)

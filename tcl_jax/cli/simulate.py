@@ -31,8 +31,9 @@ with ends_at_ctrl_c():  # these take seconds
     from tcl_jax.topology import find
 
 EXECUTOR_HELP = (
-    "In which order all is computed, which changes nothing else: step by step, or several steps of "
-    "a layer at once, as many as are fastest or as said, in so many GiB of memory.  Choose from "
+    "In which order all is computed: step by step, or several steps of a layer at once, as many as "
+    "are fastest or as said, in so many GiB of memory.  Spikes are the same but where a sum's last "
+    "bits decide.  Choose from "
     f"{EXECUTORS.help()}."
 )
 READOUT_HELP = (

@@ -163,7 +163,7 @@ def scan(
     observe: Callable[[State, dict[str, Array]], Kept],
     settings: Simulation,
 ) -> tuple[State, Kept]:
-    """What every simulation here is made of, to be compiled with what is around it: see `run`."""
+    """All steps one after the other, to be compiled with what is around it: see `run`."""
     x = images(graph, x)
     fixed = constant_values(graph, x)
     coding, key = settings.coding, key_of(settings.seed)

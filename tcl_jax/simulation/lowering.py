@@ -14,7 +14,7 @@ from tcl_jax.graph.ops.base import Shape
 from tcl_jax.simulation.costs import Costs, costs
 from tcl_jax.simulation.winograd import Winograd
 
-Steps = dict[str, g.Kind]
+Parts = dict[str, g.Kind]
 """Operations, one after the other; by name, the last one's is ''."""
 
 
@@ -24,12 +24,12 @@ class Form(NamedTuple):
     Attributes:
         name: what people call it.
         seconds: what it takes for an image, on one core.
-        steps: makes the operations that do it.
+        parts: makes the operations that do it.
     """
 
     name: str
     seconds: float
-    steps: Callable[[], Steps]
+    parts: Callable[[], Parts]
 
 
 def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
@@ -61,14 +61,14 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
     known = costs(platform)
     if known is None:
         return graph
-    shapes = list(g.shapes(graph).values())
+    found = _found(graph, known)
     names = {node.name for node in graph.nodes}
     nodes: list[g.Node[g.Kind]] = []
     now: list[int] = []  # of every node of the graph, its number among the new ones
-    for number, node in enumerate(graph.nodes):
+    for node in graph.nodes:
         inputs = tuple(now[i] for i in node.inputs)
-        form = _fastest(node.op, known, *(shapes[i] for i in (*node.inputs, number)))
-        for what, op in form.steps().items() if form else [("", node.op)]:
+        form = found.get(node.name)
+        for what, op in form.parts().items() if form else [("", node.op)]:
             name = g.free(f"{node.name}/{what}", names) if what else node.name
             nodes.append(g.Node(op, inputs, name))
             inputs = (len(nodes) - 1,)
@@ -79,19 +79,18 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
 def chosen(graph: g.Graph, platform: str | None = None) -> dict[str, str]:
     """By name of a convolution, the form that `lower` gives it; none where it changes nothing."""
     known = costs(platform)
-    if known is None:
-        return {}
+    return {} if known is None else {name: f.name for name, f in _found(graph, known).items()}
+
+
+def _found(graph: g.Graph, known: Costs) -> dict[str, Form]:
+    """By name of a node that has forms, that which takes the least time."""
     shapes = list(g.shapes(graph).values())
-    found = {
-        node.name: _fastest(node.op, known, *(shapes[i] for i in (*node.inputs, number)))
-        for number, node in enumerate(graph.nodes)
-    }
-    return {name: form.name for name, form in found.items() if form}
-
-
-def _fastest(op: g.Kind, known: Costs, *sizes: Shape) -> Form | None:
-    """That which takes the least time; None where there is one alone."""
-    return min(forms(op, known, *sizes), key=lambda form: form.seconds, default=None)
+    found = {}
+    for number, node in enumerate(graph.nodes):
+        sizes = (shapes[i] for i in (*node.inputs, number))
+        if several := list(forms(node.op, known, *sizes)):
+            found[node.name] = min(several, key=lambda form: form.seconds)
+    return found
 
 
 _ROWS = 16
@@ -125,11 +124,11 @@ def _(conv: g.Conv, known: Costs, before: Shape, after: Shape) -> Iterable[Form]
     products = sites * conv.kernel.size
 
     def form(
-        name: str, seconds: float, weights: int, steps: Callable[[], Steps], *, within: int = 1
+        name: str, seconds: float, weights: int, parts: Callable[[], Parts], *, within: int = 1
     ) -> Form:
         """With so many weights, within so many products."""
         times = 1 if weights * size / within <= known.cache else 2
-        return Form(name, seconds + times * known.weight * size * weights / _ROWS, steps)
+        return Form(name, seconds + times * known.weight * size * weights / _ROWS, parts)
 
     crowded = places < window
     seconds = (known.crowded if crowded else known.convolution) * products
@@ -156,7 +155,7 @@ def _by_place(conv: g.Conv) -> g.Dense:
     return g.Dense(conv.kernel.reshape(conv.kernel.shape[-2:]), conv.bias)
 
 
-def _whole(conv: g.Conv, before: Shape, after: Shape) -> Steps:
+def _whole(conv: g.Conv, before: Shape, after: Shape) -> Parts:
     size = math.prod(before)
     matrix = jnp.asarray(_matrix(conv, before, after).reshape(size, -1))
     bias = conv.bias
