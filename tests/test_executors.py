@@ -138,11 +138,19 @@ def test_a_block_is_as_long_as_memory_and_time_allow():
 
 
 def test_costs_decide_how_long_a_block_is():
-    """The more images, the less a block gains; where nothing was measured, it is a step."""
-    graph = _graph()
-    lengths = [Blocked(platform="cpu").block(graph, batch, 1000) for batch in (1, 100, 10_000)]
+    """The more images, the less a block gains; it is a step of what is tiny, or not measured."""
+    rng = np.random.default_rng(0)
+    w = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 1000), (1000, 600), (600, 3))]
+
+    @implicit()
+    def network(x: jax.Array) -> jax.Array:
+        return tcl(tcl(x @ w[0], LAM_OUT) @ w[1], LAM_OUT) @ w[2]
+
+    graph = with_norms(trace(network, jnp.zeros((1, 6))), {"output": LAM_OUT})
+    lengths = [Blocked(platform="cpu").block(graph, batch, 1000) for batch in (1, 30, 10_000)]
     assert lengths[0] > lengths[1] > lengths[2] == 1
     assert Blocked(platform="tpu").block(graph, 1, 1000) == 1
+    assert Blocked(platform="cpu").block(_graph(), 1, 1000) == 1
 
 
 def test_what_cannot_be_is_refused():

@@ -60,7 +60,9 @@ def test_a_neuron_fires_within_one_of_its_rate_times_the_time(lam, fractions):
     a = np.minimum(np.float32(fractions) * np.float32(lam), np.float32(lam))
     counts = np.asarray(_counts_over_time(jnp.float32(lam), jnp.asarray(a)[None]))
     times = np.arange(1, LATENCY + 1)[:, None]
-    assert np.all(np.abs(counts - times * a.astype(np.float64) / lam) <= 1)
+    # A step rounds a potential below 2λ once: V - λ is exact, as V is between λ and 2λ.
+    rounded = times * 2**-23
+    assert np.all(np.abs(counts - times * a.astype(np.float64) / lam) <= 1 + rounded)
 
 
 @given(

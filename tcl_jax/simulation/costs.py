@@ -23,6 +23,8 @@ class Costs:
         operation: of starting one operation, whatever its size.
         spread: of one neuron's value in a block, for each step that the block has: the longer the
             block, the less of it is still in the cache where it is read.
+        block: what a block takes once, at least: where that is less, little is gained, and programs
+            of blocks take longer to compile.
         cache: bytes of a core's share of the cache.
     """
 
@@ -34,6 +36,7 @@ class Costs:
     weight: float
     operation: float
     spread: float
+    block: float
     cache: int
 
 
@@ -52,6 +55,7 @@ COSTS["cpu"] = Costs(
     weight=0.1e-9,
     operation=10e-6,
     spread=0.1e-9,
+    block=0.2e-3,
     cache=8 << 20,
 )
 

@@ -90,5 +90,7 @@ def _fastest(graph: Graph, values: int, platform: str | None) -> int:
         return 1
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(graph))
     once = known.operation * len(graph.nodes) + known.weight * weights
+    if once < known.block:
+        return 1
     longer = known.spread * values / cores()
     return int(2 ** (math.log2(max(1.0, once / longer)) // 2))
