@@ -172,6 +172,8 @@ def _sources(record: dict[str, Any]) -> list[str]:
             of = key if part == "rows" else f"{part} {key}"
             commits.setdefault(provenance.short(found["commit"]), []).append(of)
     versions = ", ".join(f"{peer} {version}" for peer, version in record["peers"].items())
+    if len(commits) == 1:
+        return [f"{versions}. Commit {next(iter(commits))}."]
     return [
         f"{versions}. Commits:",
         *(

@@ -14,6 +14,7 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tcl_jax.errors import InputError
+from tcl_jax.provenance import cores
 
 _T = TypeVar("_T")
 
@@ -30,8 +31,8 @@ def cores_as_devices(batch_size: int) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags:
         return
-    cores = min(len(os.sched_getaffinity(0)), _MOST_CPU_DEVICES)
-    devices = max(n for n in range(1, cores + 1) if batch_size % n == 0)
+    most = min(cores(), _MOST_CPU_DEVICES)
+    devices = max(n for n in range(1, most + 1) if batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 
 

@@ -32,9 +32,16 @@ def describe() -> dict[str, Any]:
             "device": device.device_kind if device.platform != "cpu" else _cpu(),
             "devices": jax.device_count(),
             "processes": jax.process_count(),
-            "host_cores": len(os.sched_getaffinity(0)),
+            "host_cores": cores(),
         },
     }
+
+
+def cores() -> int:
+    """Of the CPU, how many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # as on a Mac
 
 
 def short(commit: str) -> str:

@@ -46,11 +46,12 @@ from tcl_jax.conversion import (
     with_norms,
 )
 from tcl_jax.promotion import implicit
-from tcl_jax.simulation import READOUTS, Simulation, State, run, simulate, spike_trains
+from tcl_jax.simulation import READOUTS, Blocked, Simulation, State, run, simulate, spike_trains
 from tcl_jax.tracing.rules import RULES
 
 TIMESTEPS = 16
 CALIBRATING = images(6, seed=1)
+BY_BLOCKS = Simulation(executor=Blocked(3))
 
 
 @pytest.fixture(autouse=True)
@@ -280,10 +281,10 @@ def test_a_norm_is_one_number_a_layer_or_a_channel(name, norm):
 
 
 @every_case
-def test_an_image_s_spikes_do_not_depend_on_the_batch(case):
+def test_an_image_s_spikes_depend_neither_on_the_batch_nor_on_blocks(case):
     it = CASES[case]()
     x = jnp.asarray(it.x)
-    whole = spike_trains(it.one, x, TIMESTEPS)
+    whole = spike_trains(it.one, x, TIMESTEPS, BY_BLOCKS)
     alone = [spike_trains(it.one, x[i : i + 1], TIMESTEPS) for i in range(len(x))]
     for name, spikes in whole.items():
         np.testing.assert_array_equal(np.concatenate([one[name] for one in alone], 1), spikes)

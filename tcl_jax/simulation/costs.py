@@ -1,6 +1,5 @@
 """What the parts of a simulation take on a platform, as measured: what forms are chosen by."""
 
-import os
 from dataclasses import dataclass
 
 import jax
@@ -63,8 +62,3 @@ COSTS["cpu"] = Costs(
 def costs(platform: str | None = None) -> Costs | None:
     """Those of a platform, JAX's default when None; or None where they were not measured."""
     return COSTS.get(platform or jax.default_backend())
-
-
-def cores() -> int:
-    """How many a CPU computes with."""
-    return len(os.sched_getaffinity(0))

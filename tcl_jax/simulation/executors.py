@@ -9,8 +9,9 @@ import jax
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph import Graph, shapes
+from tcl_jax.provenance import cores
 from tcl_jax.registry import Choice, Choices
-from tcl_jax.simulation.costs import cores, costs
+from tcl_jax.simulation.costs import costs
 
 
 @dataclass(frozen=True)

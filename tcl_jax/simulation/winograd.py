@@ -24,8 +24,9 @@ from tcl_jax import graph as g
 from tcl_jax.graph.convolution import weigh
 from tcl_jax.graph.ops.base import Op, Shape, wide
 from tcl_jax.promotion import against
+from tcl_jax.provenance import cores
 from tcl_jax.pytrees import pytree
-from tcl_jax.simulation.costs import COSTS, cores
+from tcl_jax.simulation.costs import COSTS
 
 _OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # G
 _OF_INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])  # Bᵀ
