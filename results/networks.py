@@ -4,7 +4,8 @@ Weights, batch statistics and λ are drawn at random, so that nothing is trivial
 own image size: time and memory of conversion (trace, fold, calibrate on two images, normalise),
 each network in a process of its own.  On small images: how far the converted network's logits are
 from the Flax network's, and how the spiking network's converge to them as T grows.  With images of
-either size: time to lower the network for a CPU, the first time in a process.
+either size: time to lower the network for a CPU, the first time in a process, and how much larger
+its weights are then.
 """
 
 import argparse
@@ -158,16 +159,16 @@ def _convergence(name: str) -> dict[str, Any]:
 
 
 def _lowering(name: str) -> dict[str, Any]:
-    sides = dict.fromkeys(NETWORKS[name][:2])
-    return {"seconds": {side: _seconds_to_lower(name, side) for side in sides}}
-
-
-def _seconds_to_lower(name: str, side: int) -> float:
-    graph, _ = convert_random(name, (side, side, 3))
-    jax.block_until_ready(graph)
-    started = time.perf_counter()
-    jax.block_until_ready(simulation.lower(graph, "cpu"))
-    return time.perf_counter() - started
+    found: dict[str, dict[int, float]] = {"seconds": {}, "grown": {}}
+    for side in dict.fromkeys(NETWORKS[name][:2]):
+        graph, _ = convert_random(name, (side, side, 3))
+        jax.block_until_ready(graph)
+        started = time.perf_counter()
+        lowered = jax.block_until_ready(simulation.lower(graph, "cpu"))
+        found["seconds"][side] = time.perf_counter() - started
+        before, after = (sum(w.nbytes for w in jax.tree.leaves(g)) for g in (graph, lowered))
+        found["grown"][side] = after / before
+    return found
 
 
 MEASURES = {"conversion": _conversion, "convergence": _convergence, "lowering": _lowering}
@@ -196,8 +197,8 @@ def _write(found: dict[str, Any], folder: Path) -> None:
     for name, entry in found.items():
         a, b = entry["conversion"], entry["convergence"]
         size = (a["side"], f"{a['parameters']:,}", a["neurons"])
-        lowering = max(entry["lowering"]["seconds"].values())
-        cost = (f"{a['seconds']:.1f}", f"{a['peak_gib']:.2f}", f"{lowering:.2f}")
+        lower, grown = (max(entry["lowering"][of].values()) for of in ("seconds", "grown"))
+        cost = (f"{a['seconds']:.1f}", f"{a['peak_gib']:.2f}", f"{lower:.2f}", f"{grown:.2f}")
         conversion.append((name, *size, *cost))
         errors = [f"{b['snn'][str(t)]:.4f}" for t in LATENCIES]
         convergence.append((name, b["side"], f"{b['logits']:.1e}", *errors))
@@ -210,11 +211,10 @@ def _write(found: dict[str, Any], folder: Path) -> None:
         "## Conversion",
         "",
         "For images of the network's own size: layers of neurons, seconds and peak memory; and",
-        "seconds to lower it, the longer of those for either size.",
+        "seconds to lower it, and how many times its weights are as large then, the more of those",
+        "for either size.",
         "",
-        *table(
-            ("network", "image", "parameters", "layers", "seconds", "GiB", "lowering"), conversion
-        ),
+        *table(("network", "image", "parameters", "layers", "s", "GiB", "lower", "×"), conversion),
         "",
         "## Convergence",
         "",

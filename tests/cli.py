@@ -43,8 +43,11 @@ QUICKLY = " ".join(
 """Flags of XLA's for programs that run once: they are compiled in half the time."""
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """The caller's, without what would choose devices, verbosity or the terminal's size."""
+def environment(**extra: str | None) -> dict[str, str]:
+    """The caller's, without what would choose devices, verbosity or the terminal's size.
+
+    What is None is left out.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "TF_CPP_"))}
     compiled = {
         "JAX_COMPILATION_CACHE_DIR": f"{os.environ[COMPILED]}/commands",
@@ -52,10 +55,11 @@ def environment(**extra: str) -> dict[str, str]:
         "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # with a limit comes a lock, of filelock
     }
-    return kept | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100", **compiled, **extra}
+    chosen = kept | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100", **compiled, **extra}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
-def start(script: str, *arguments: object, **extra: str) -> subprocess.Popen:
+def start(script: str, *arguments: object, **extra: str | None) -> subprocess.Popen:
     """Start `python SCRIPT.py ARGUMENTS` by an interpreter of its own, which imports all anew."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)],

@@ -1,6 +1,7 @@
 """The report by layer, against its definitions computed anew in NumPy."""
 
 import json
+from dataclasses import asdict
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from tcl_jax import InputError, clip, convert, explain
 from tcl_jax.conversion import UnsupportedOperation
-from tcl_jax.report.layers import PARTS, as_json, layer_report
+from tcl_jax.report.layers import PARTS, _of_batch, as_json, layer_report
 
 TIMES = (3, 20)
 
@@ -83,6 +84,29 @@ def test_rates_and_errors(clipped, v0):
     if not v0:  # where the paper's neurons start; from the middle both are small
         assert second.at[TIMES[1]].inherited > 0
     assert (first.at[TIMES[1]].clipping == 0) == clipped
+
+
+def test_images_are_cut_to_what_memory_allows(monkeypatch):
+    graph, x = _network(clipped=True)
+    sizes = []
+
+    def of_batch(graph, x, *mask, **how):
+        sizes.append(len(x))
+        return _of_batch(graph, x, *mask, **how)
+
+    def report(room):
+        monkeypatch.setattr("tcl_jax.report.layers._ROOM", room)
+        return layer_report(graph, [(x, jnp.arange(9) < 7)], TIMES)
+
+    monkeypatch.setattr("tcl_jax.report.layers._of_batch", of_batch)
+    whole, cut = report(2**30), report(3 * 4 * 11 * 3)  # of three images, with 11 neurons each
+    assert sizes == [9, 3, 3, 3]
+    for one, other in zip(whole, cut, strict=True):
+        assert other.histogram == one.histogram and other.dead == one.dead
+        assert len(one.points["activation"]) == 7 * one.neurons
+        assert len(other.points["3"]) == 3 * one.neurons
+        for t in TIMES:
+            assert asdict(other.at[t]) == pytest.approx(asdict(one.at[t]), rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("clipped", [True, False])

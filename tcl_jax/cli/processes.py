@@ -15,6 +15,7 @@ import jax
 import tyro
 from jax._src import distributed
 
+from tcl_jax.cli.compiled import keep_programs
 from tcl_jax.cli.options import Whole
 from tcl_jax.cluster import Cluster, cores_as_devices, everywhere
 from tcl_jax.errors import InputError, first_line
@@ -72,6 +73,7 @@ class Processes:
         Raises:
             InputError: they cannot be joined; where another one ends within, so does this.
         """
+        keep_programs()
         if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # so JAX marks a machine that has none
             expect_no_tpu()
         if not self.distributed:

@@ -1,6 +1,6 @@
 """Where a conversion loses accuracy: every layer's activations against its neurons' rates."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from tcl_jax.simulation.simulator import check_times
 
 _BINS = 100
 _POINTS = 2000
+_ROOM = 1 << 30
+"""Bytes that activations, membrane potentials and counts of all neurons may take at a time."""
 PARTS = ("clipping", "quantisation", "inherited", "unevenness")
 
 
@@ -127,8 +129,9 @@ def layer_report(
     tops: dict[str, float] = {}
     points: dict[str, dict[str, list[float]]] = {}
     seen = 0
-    for x, mask in batches:
-        activations, rates, totals, spiked = _of_batch(graph, x, mask, times=tuple(times), v0=v0)
+    each = 3 * graph.dtype.itemsize * sum(int(np.prod(shapes[n])) for n in names)
+    for x, mask in _parts(batches, max(1, _ROOM // max(1, each))):
+        activations, samples, totals, spiked = _of_batch(graph, x, mask, times=tuple(times), v0=v0)
         kept = np.asarray(mask)
         for name in names:
             a = np.asarray(activations[name])[kept]
@@ -136,10 +139,10 @@ def layer_report(
             histogram[name] += np.histogram(np.minimum(a, top), _BINS, (0.0, top))[0]
             fired[name] |= np.asarray(spiked[name])
             if name not in points:
-                every = max(1, a.size // _POINTS)
-                points[name] = {"activation": a.ravel()[::every].tolist()} | {
-                    str(t): np.asarray(rates[t][name])[kept].ravel()[::every].tolist()
-                    for t in times
+                counting = _sampled(np.repeat(kept, np.prod(shapes[name])))
+                points[name] = {
+                    what: np.asarray(values)[counting].tolist()
+                    for what, values in samples[name].items()
                 }
         sums = jax.tree.map(lambda s, t: s + float(t), sums, totals) if sums else totals
         seen += int(kept.sum())
@@ -162,6 +165,20 @@ def layer_report(
     ]
 
 
+def _parts(batches: Iterable[tuple[Array, Array]], most: int) -> Iterator[tuple[Array, Array]]:
+    """The same images in batches of no more than that many, and of one size where those were."""
+    for x, mask in batches:
+        size = max(n for n in range(1, most + 1) if len(x) % n == 0)
+        for at in range(0, len(x), size):
+            yield x[at : at + size], mask[at : at + size]
+
+
+def _sampled(values: Any) -> Any:
+    """Some, evenly: what a scatter plot shows of the values of all images and neurons."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, flat.size // _POINTS)]
+
+
 @partial(jax.jit, static_argnames="times")
 def _of_batch(
     graph: g.Graph,
@@ -170,8 +187,8 @@ def _of_batch(
     *,
     times: tuple[int, ...],
     v0: float,
-) -> tuple[dict[str, Array], dict[int, Any], dict[int, Any], dict[str, Array]]:
-    """Activations, rates by T, sums over images of what `AtLatency` holds, and who ever fired."""
+) -> tuple[dict[str, Array], dict[str, Any], dict[int, Any], dict[str, Array]]:
+    """Activations, samples of them and of rates, sums of what `AtLatency` holds, who ever fired."""
     activations: dict[str, Array] = {}
     g.evaluate(graph, x, activations.__setitem__)
     constant = g.constant_values(graph, x)
@@ -185,14 +202,14 @@ def _of_batch(
     state = init_state(graph, x.shape[0], Simulation(IF(v0=v0)))
     start = state.neurons
     carry = (state, {n: jnp.zeros_like(start[n]) for n in names})
-    rates: dict[int, Any] = {}
+    samples = {n: {"activation": _sampled(activations[n])} for n in names}
     totals: dict[int, Any] = {}
     before = 0
     for t in times:
         carry, _ = jax.lax.scan(body, carry, length=t - before)
         before = t
         (state, counts) = carry
-        rates[t], totals[t] = {}, {}
+        totals[t] = {}
         for n in names:
             left = state.neurons[n]
             found = _split(activations[n], counts[n], left - start[n], t, v0)
@@ -200,12 +217,12 @@ def _of_batch(
             weight = mask.reshape(-1, *(1,) * (left.ndim - 1))
             size = left[0].size
             totals[t][n] = {k: jnp.sum(v * weight.astype(v.dtype)) / size for k, v in found.items()}
-            rates[t][n] = counts[n] / t
+            samples[n][str(t)] = _sampled(counts[n]) / t
     spiked = {
         n: jnp.any((counts[n] > 0) & mask.reshape(-1, *(1,) * (counts[n].ndim - 1)), 0)
         for n in names
     }
-    return activations, rates, totals, spiked
+    return activations, samples, totals, spiked
 
 
 def _split(a: Array, spikes: Array, gained: Array, t: int, v0: float) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""What simulating a run's spiking network comes to on a slice of TPU chips."""
+"""What simulating a spiking network comes to on a slice of TPU chips, and a run's in particular."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 
 from tcl_jax import data, programs
 from tcl_jax.errors import InputError
+from tcl_jax.graph import Graph
 from tcl_jax.roofline import costs
 from tcl_jax.runs.converted import load_converted
 from tcl_jax.runs.simulate import check_numbers
@@ -38,35 +39,69 @@ def plan_run(
         batch_size: images at a time, over the chips of one host.
 
     Returns:
-        `tcl_jax.roofline.costs`, and how fast that is.
+        What `plan_simulation` does, of all test images.
 
     Raises:
-        InputError: a number is out of range, there is no such spiking network, or a batch does not
-            fit the memory: then one that does is named.
+        InputError: as `plan_simulation`, or there is no such spiking network.
     """
     check_numbers(timesteps, settings.delay, batch_size=batch_size)
     artifact = load_converted(folder, snn)
     info = data.described(**artifact.about["data"])
+    found = plan_simulation(
+        artifact.graph, topology, timesteps, settings, shape=info.image_shape, batch_size=batch_size
+    )
+    for of in ("at_bound", "at_expected"):
+        if found[of] is not None:
+            found[of]["seconds"] = info.num_test / found[of]["images_per_second"]
+    return {"network": artifact.about["network"], "test_images": info.num_test, **found}
+
+
+def plan_simulation(
+    graph: Graph,
+    topology: Topology,
+    timesteps: int,
+    settings: Simulation = PAPER,
+    *,
+    shape: tuple[int, ...],
+    batch_size: int = 100,
+) -> dict[str, Any]:
+    """Compile what gives a batch's accuracy at every latency, for a slice that is not here.
+
+    Args:
+        graph: the network.
+        topology: the slice.
+        timesteps: the longest latency T.
+        settings: neurons, coding, readout and their numbers.
+        shape: of an image.
+        batch_size: images at a time, over the chips of one host.
+
+    Returns:
+        `tcl_jax.roofline.costs`, and how fast that is.
+
+    Raises:
+        InputError: a number is out of range, or a batch does not fit the memory: then one that does
+            is named.
+    """
+    check_numbers(timesteps, settings.delay, batch_size=batch_size)
     if isinstance(settings.executor, Blocked):
         settings = replace(settings, executor=replace(settings.executor, platform="tpu"))
     host = topology.cluster.own
     host.check_batch_size(batch_size)
-
-    graph = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host.whole), artifact.graph
+    there = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host.whole), graph
     )
 
     def of(batch_size: int) -> jax.stages.Lowered:
         x, labels, mask = (
             jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=host.split)
-            for shape, dtype in ((info.image_shape, np.float32), ((), np.int32), ((), np.bool_))
+            for shape, dtype in ((shape, np.float32), ((), np.int32), ((), np.bool_))
         )
-        return lowered(graph, x, labels, mask, timesteps, settings)
+        return lowered(there, x, labels, mask, timesteps, settings)
 
     try:
         program = programs.compiled(of(batch_size))
     except programs.NoRoom as full:
-        weights = sum(x.nbytes for x in jax.tree.leaves(artifact.graph))
+        weights = sum(x.nbytes for x in jax.tree.leaves(graph))
         fitting = programs.fitting(of, batch_size, host.mesh.size, weights, full)
         advice = f"{fitting} fit" if fitting else "choose chips with more memory"
         raise InputError(
@@ -75,16 +110,13 @@ def plan_run(
     found = costs(program, topology)
 
     def at(seconds: float) -> dict[str, float]:
-        images = batch_size * topology.cluster.processes / seconds
-        return {"images_per_second": images, "seconds": info.num_test / images}
+        return {"images_per_second": batch_size * topology.cluster.processes / seconds}
 
     seconds = found["seconds"]
     return {
-        "network": artifact.about["network"],
         "timesteps": timesteps,
         "batch_size": batch_size,
         "hosts": topology.cluster.processes,
-        "test_images": info.num_test,
         **found,
         "at_bound": at(seconds["bound"]),
         "at_expected": at(seconds["expected"]) if seconds["expected"] else None,
