@@ -2,25 +2,21 @@
 
 Each is compiled by the TPU's own compiler, which needs no TPU but pip install 'tcl_jax[plan]', and
 minutes of a few cores; what results/plan has already is not compiled again. On the first slice
-also with plain ReLUs in place of TCL, the network that waits longest for its memory with fewer
-images, and simulations: step by step, and by blocks of steps.
+also with plain ReLUs in place of TCL, and the network that waits longest for its memory with fewer
+images.
 """
 
 import argparse
 import importlib.metadata
-import itertools
 import json
 import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from results.networks import convert_random
 from results.pages import WIDTH, table
-from tcl_jax import provenance, simulation, topology
+from tcl_jax import provenance, topology
 from tcl_jax.record import write_json
-from tcl_jax.runs.plan import plan_simulation
-from tcl_jax.simulation import Simulation
 from tcl_jax.training import presets
 from tcl_jax.training.plan import plan
 
@@ -32,10 +28,6 @@ IMAGES = 128
 WAITING, FEWER = "mobilenet", 16
 """The network whose traffic bounds it most, and images of which the layers are smaller than what a
 chip keeps near its matrix units."""
-SIMULATED = ("vgg16_imagenet", "resnet34")
-EXECUTORS = ("scan", "blocked:4,memory=64", "blocked:16,memory=64")
-TIMESTEPS, AT_ONCE = 32, 4
-"""Of simulations; images on each chip at once."""
 
 
 def main() -> int:
@@ -60,12 +52,6 @@ def main() -> int:
                 print(f"{key} …", flush=True)
                 record[key] = {**_planned(network, name, tcl, images), "about": about}
                 write_json(path, record)
-        for network, executor in itertools.product(SIMULATED, EXECUTORS):
-            key = f"{network}, {SLICES[0]}, {executor}"
-            if key not in record:
-                print(f"{key} …", flush=True)
-                record[key] = {**_simulated(network, executor), "about": about}
-                write_json(path, record)
     (RESULTS / "README.md").write_text("\n".join(_page(record)) + "\n", encoding="utf-8")
     return 0
 
@@ -76,14 +62,6 @@ def _planned(network: str, name: str, tcl: bool, images: int) -> dict[str, Any]:
     model = replace(config.model, dtype="bfloat16", tcl=tcl)
     batch_size = images * there.cluster.mesh.size
     return plan(replace(config, model=model, batch_size=batch_size), there).said()
-
-
-def _simulated(network: str, executor: str) -> dict[str, Any]:
-    there, shape = topology.find(SLICES[0]), (224, 224, 3)
-    graph, _ = convert_random(network, shape)
-    settings = Simulation(executor=simulation.EXECUTORS.read(executor))
-    batch_size = AT_ONCE * there.cluster.own.mesh.size
-    return plan_simulation(graph, there, TIMESTEPS, settings, shape=shape, batch_size=batch_size)
 
 
 def _page(record: dict[str, Any]) -> list[str]:
@@ -117,13 +95,6 @@ def _page(record: dict[str, Any]) -> list[str]:
     )
     if several and few:
         lines += ["", f"## Fewer images, {WAITING} on {SLICES[0]}", "", *_fewer(several, few)]
-    simulated = {
-        both: found
-        for both in itertools.product(SIMULATED, EXECUTORS)
-        if (found := record.get(f"{both[0]}, {SLICES[0]}, {both[1]}"))
-    }
-    if simulated:
-        lines += ["", f"## Simulation, {SLICES[0]}", "", *_of_steps(simulated)]
     return [*lines, "", *_commands(record)]
 
 
@@ -206,39 +177,6 @@ def _fewer(*both: dict[str, Any]) -> list[str]:
             "twice.",
             WIDTH,
         ),
-    ]
-
-
-def _of_steps(simulated: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """What a time step takes on a chip."""
-    rows = []
-    for (network, executor), found in simulated.items():
-        seconds, steps = found["seconds"], found["timesteps"]
-        times = [
-            f"{1e3 * s / steps:.2f}" if (s := seconds[of]) else "–"
-            for of in ("products", "memory", "expected")
-        ]
-        rows.append(
-            (
-                network,
-                executor.split(",")[0],
-                f"{found['memory_bytes'] / 2**30:.2f}",
-                f"{found['bytes'] / steps / 1e9:.2f}",
-                f"{found['flops'] / steps / 1e9:.0f}",
-                f"{found['passes'] / found['flops']:.1f}",
-                *times,
-            )
-        )
-    headings = ("network", "executor", "GiB", "GB", "GFLOP", "passes", "products", "memory")
-    return [
-        *textwrap.wrap(
-            f"Accuracy at every T up to {TIMESTEPS} of {AT_ONCE} images of 224×224 on each chip, "
-            "whose memory it takes; and of a time step: GB that are moved, products and how often "
-            "the matrix units go through them for the precision of float32, and ms.",
-            WIDTH,
-        ),
-        "",
-        *table((*headings, "expected"), rows),
     ]
 
 
