@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcl_jax import InputError, clip, convert, explain
+from tcl_jax import InputError, clip, convert, explain, simulation
 from tcl_jax.conversion import UnsupportedOperation
 from tcl_jax.report.layers import PARTS, _of_batch, as_json, layer_report
 
 TIMES = (3, 20)
 
 
-def _network(clipped):
+def _network(clipped, whole=False):
     rng = np.random.default_rng(0)
     w = [jnp.asarray(rng.normal(0, 0.7, s), jnp.float32) for s in ((4, 6), (6, 5), (5, 3))]
 
@@ -29,19 +29,26 @@ def _network(clipped):
     # would reach its threshold or not as rounding has it.
     x, calibration = jnp.asarray(rng.normal(0, 1, (2, 9, 4)), jnp.float32)
     graph = convert(network, None, [calibration], norm="tcl" if clipped else "percentile:90")
-    return graph, x
+    return simulation.quantise(graph, x) if whole else graph, x
 
 
 def _reference(graph, x, clipped, timesteps, v0):
+    """Activations, and in spikes potentials, counts, charges and what potentials began with."""
+    ops = {type(n.op).__name__: n.op for n in graph.nodes}
     kernels = [n.op.kernel for n in graph.nodes if type(n.op).__name__ == "Dense"]
     dense = [np.asarray(kernel, np.float64) for kernel in kernels[:2]]
+    theta = [np.asarray(n.op.threshold, np.float64) for n in graph.neurons]
     x = np.asarray(x, np.float64)
+    whole = "Quantise" in ops
+    if whole:
+        x = np.rint(x * float(ops["Quantise"].rate))
     a, signal = [], x
-    for w in dense:
-        signal = np.maximum(signal @ w, 0)
+    for w, at in zip(dense, theta, strict=True):
+        signal = np.maximum(signal @ w / at, 0)
         signal = np.minimum(signal, 1) if clipped else signal
         a.append(signal)
-    v = [np.full(layer.shape, v0) for layer in a]
+    began = [np.rint(v0 * at) if whole else v0 * at for at in theta]
+    v = [np.full(layer.shape, start) for layer, start in zip(a, began, strict=True)]
     counts = [np.zeros(layer.shape) for layer in a]
     charge = [np.zeros(layer.shape) for layer in a]
     for _ in range(timesteps):
@@ -50,26 +57,30 @@ def _reference(graph, x, clipped, timesteps, v0):
             current = signal @ w
             charge[i] += current
             v[i] = v[i] + current
-            signal = (v[i] >= 1).astype(np.float64)
-            v[i] = v[i] - signal
+            signal = (v[i] >= theta[i]).astype(np.float64)
+            v[i] = v[i] - signal * theta[i]
             counts[i] += signal
-    return a, v, counts, charge
+    v, charge, began = (
+        [q / at for q, at in zip(s, theta, strict=True)] for s in (v, charge, began)
+    )
+    return a, v, counts, charge, began
 
 
 @pytest.mark.parametrize("clipped", [True, False])
 @pytest.mark.parametrize("v0", [0.0, 0.5])
-def test_rates_and_errors(clipped, v0):
-    graph, x = _network(clipped)
+@pytest.mark.parametrize("whole", [False, True])
+def test_rates_and_errors(clipped, v0, whole):
+    graph, x = _network(clipped, whole)
     layers = layer_report(graph, [(x, jnp.ones(len(x), bool))], TIMES, v0=v0)
     assert [layer.name for layer in layers] == [n.name for n in graph.neurons]
     for t in TIMES:
-        a, v, counts, charge = _reference(graph, x, clipped, t, v0)
+        a, v, counts, charge, began = _reference(graph, x, clipped, t, v0)
         for i, layer in enumerate(layers):
             at = layer.at[t]
             bounded = np.minimum(a[i], 1)
-            ideal = np.clip(np.floor(bounded * t + v0), 0, t) / t
+            ideal = np.clip(np.floor(bounded * t + began[i]), 0, t) / t
             # The mean current itself, where the report goes by the membrane potential.
-            given = np.clip(np.floor(charge[i] + v0), 0, t) / t
+            given = np.clip(np.floor(charge[i] + began[i]), 0, t) / t
             assert at.rate == pytest.approx(counts[i].mean() / t, rel=1e-5)
             assert at.saturated == pytest.approx((v[i] >= 1).mean(), rel=1e-5)
             assert at.error == pytest.approx(np.abs(a[i] - counts[i] / t).mean(), rel=1e-4)
@@ -113,7 +124,7 @@ def test_images_are_cut_to_what_memory_allows(monkeypatch):
 def test_histogram_and_dead_neurons(clipped):
     graph, x = _network(clipped)
     layers = layer_report(graph, [(x, jnp.ones(len(x), bool))], TIMES)
-    a, _, counts, _ = _reference(graph, x, clipped, TIMES[-1], 0.0)
+    a, _, counts, _, _ = _reference(graph, x, clipped, TIMES[-1], 0.0)
     for i, layer in enumerate(layers):
         assert sum(layer.histogram) == a[i].size
         expected, _ = np.histogram(a[i], layer.edges)

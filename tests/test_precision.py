@@ -14,6 +14,7 @@ from cli import succeed, train
 from tcl_jax import clip, cluster, convert, data, models, simulation
 from tcl_jax.calibration.spike_norm import _largest_current
 from tcl_jax.conversion import evaluate, load, trace
+from tcl_jax.graph import synapses
 from tcl_jax.runs.trained import open_run
 from tcl_jax.simulation import adaptive
 from tcl_jax.tracing.trace import traced
@@ -140,14 +141,15 @@ def test_a_function_that_asks_for_less_is_compared_at_less(asked, bits, images):
 
 
 @pytest.mark.parametrize("platform", _PLATFORMS)
-def test_bfloat16_weights_are_multiplied_as_such_and_summed_in_float32(platform, weights, images):
-    graph = jax.tree.map(lambda a: a.astype(jnp.bfloat16), convert(_network, weights, images))
+def test_bfloat16_weights_are_multiplied_and_summed_in_float32(platform, weights, images):
+    """A value that they weight is not rounded: what it is in a bfloat16 is another one."""
+    graph = synapses.in_bfloat16(convert(_network, weights, images))
     products = _products(evaluate, graph, images, platform)
     assert len(products) == (2 if platform == "cpu" else 3)
     for line in products:
         _, operands, result = re.split(r" : \(| -> ", line)
-        assert operands.count("xbf16>") == 2 and result.endswith("xf32>"), line
-    assert evaluate(graph, images).dtype == jnp.float32
+        assert operands.count("xf32>") == 2 and result.endswith("xf32>"), line
+        assert line.count("HIGHEST") == 2, line
 
 
 def test_the_trace_of_a_bfloat16_function_holds_what_it_multiplies(rng):

@@ -32,6 +32,9 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as train.py left it."""
     norm: Annotated[str, tyro.conf.arg(help=NORM_HELP)] = "tcl"
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Type that weights are rounded to; what that changes is measured and printed.  Networks of
+    int8 have potentials of 32 bits, and bit-identical spikes on every machine."""
     snn: str = "snn"
     """Name of the spiking network, a folder within the run's."""
     checkpoint: Literal["last", "best"] = "last"
@@ -67,6 +70,7 @@ def main() -> int:
         converted = convert_run(
             run,
             norm=o.norm,
+            weights=o.weights,
             snn=o.snn,
             calibration_images=o.calibration_images,
             verification_images=o.verification_images,

@@ -105,10 +105,11 @@ def weigh(
     cpu: Product | None = None,
     whole: Product | None = None,
 ) -> Array:
-    """``product(x, kernel, **how)``, computed in the type of the weights, as exactly as that is.
+    """``product(x, kernel, **how)``, as exactly as the type of the weights allows.
 
     Weights in float32 or float64 are multiplied and summed in that, on every backend; in bfloat16,
-    multiplied as such and summed in float32; in int8, summed as int32, exactly.
+    which are float32 ones of fewer digits, in float32, or where both factors are of bfloat16 as
+    such, which is exact, and summed in float32; in int8, summed as int32, exactly.
 
     Args:
         x: what is weighted.
@@ -140,7 +141,8 @@ def weigh(
         )
         return counted
     dtype = wider(kernel.dtype, jnp.float32)
-    x = x.astype(kernel.dtype)
+    if not x.dtype == kernel.dtype == jnp.bfloat16:
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
     if cpu is product:
         return _sums(product, dtype)(x, kernel)
     on_cpu, elsewhere = _sums(cpu, dtype), _sums(product, dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph.convolution import PRECISION
-from tcl_jax.graph.graph import Graph, apply, walk
+from tcl_jax.graph.graph import Graph, walk
 from tcl_jax.graph.nodes import Kind, Node, Output, Population
 from tcl_jax.graph.ops.base import Op
 from tcl_jax.promotion import against, alike, wider
@@ -24,7 +24,9 @@ def evaluate(
 ) -> Float[Array, "b ..."]:
     """The graph as an analog network, with the clips that this was trained with: its logits.
 
-    Whatever thresholds the neurons have: norm-factors change what spikes can carry, not this.
+    Whatever thresholds the neurons have: norm-factors change what spikes can carry, not this.  Of a
+    network of whole numbers, images and weights are what they were rounded to, and activations are
+    not rounded.
 
     Args:
         graph: folded or not, normalised or not.
@@ -36,8 +38,7 @@ def evaluate(
         The logits.
 
     Raises:
-        InputError: the images have another shape than the graph takes, or it is one of whole
-            numbers, whose weights expect spikes.
+        InputError: the images have another shape than the graph takes.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip
@@ -47,25 +48,30 @@ def evaluate(
     [[0.0, 10.0, 20.0]]
     """
     x = images(graph, x)
-    if jnp.issubdtype(graph.dtype, jnp.integer):
-        raise InputError(
-            "a network of whole numbers computes with spikes alone: evaluate the one that it was "
-            "made from"
-        )
     return _logits(graph, x) if observe is None else _walk(graph, x, observe)
 
 
 def _walk(graph: Graph, x: Array, observe: Observer) -> Array:
+    whole = jnp.issubdtype(graph.dtype, jnp.integer)
+    if whole:
+        graph = jax.tree.map(lambda a: a.astype(x.dtype), graph)
+
+    def carried_out(node: Node[Op], *values: Array) -> Array:
+        value = node.op.apply(*values)
+        return value.astype(x.dtype) if whole else value
+
     def clipped(node: Node[Population | Output], z: Array) -> Array:
         if isinstance(node.op, Output):
             z, unit = alike(z, node.op.unit)
             value = z * unit
         else:
+            if whole:  # the current is in other units than the spikes, of which θ makes one
+                z = z / against(node.op.threshold, z)
             value = jnp.minimum(*alike(jnp.maximum(z, 0), against(node.op.clip, z)))
         observe(node.name, value)
         return value
 
-    values = walk(graph, {graph.input.name: x}, apply, clipped)
+    values = walk(graph, {graph.input.name: x}, carried_out, clipped)
     return values[graph.output.name]
 
 

@@ -1,5 +1,6 @@
 """Where a conversion loses accuracy: every layer's activations against its neurons' rates."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.promotion import against
 from tcl_jax.simulation.dynamics import init_state, step
 from tcl_jax.simulation.neurons import IF
 from tcl_jax.simulation.settings import Simulation
@@ -20,7 +22,7 @@ from tcl_jax.simulation.simulator import check_times
 _BINS = 100
 _POINTS = 2000
 _ROOM = 1 << 30
-"""Bytes that activations, membrane potentials and counts of all neurons may take at a time."""
+"""Bytes that values of all neurons may take at a time, as activations and membrane potentials."""
 PARTS = ("clipping", "quantisation", "inherited", "unevenness")
 
 
@@ -129,8 +131,7 @@ def layer_report(
     tops: dict[str, float] = {}
     points: dict[str, dict[str, list[float]]] = {}
     seen = 0
-    each = 3 * graph.dtype.itemsize * sum(int(np.prod(shapes[n])) for n in names)
-    for x, mask in _parts(batches, max(1, _ROOM // max(1, each))):
+    for x, mask in parts(batches, graph, 3):
         activations, samples, totals, spiked = _of_batch(graph, x, mask, times=tuple(times), v0=v0)
         kept = np.asarray(mask)
         for name in names:
@@ -165,12 +166,24 @@ def layer_report(
     ]
 
 
-def _parts(batches: Iterable[tuple[Array, Array]], most: int) -> Iterator[tuple[Array, Array]]:
-    """The same images in batches of no more than that many, and of one size where those were."""
-    for x, mask in batches:
-        size = max(n for n in range(1, most + 1) if len(x) % n == 0)
-        for at in range(0, len(x), size):
-            yield x[at : at + size], mask[at : at + size]
+def parts(
+    batches: Iterable[tuple[Array, ...]], graph: g.Graph, copies: int
+) -> Iterator[tuple[Array, ...]]:
+    """The same images in batches of which all neurons have room, and of one size where those were.
+
+    Args:
+        batches: images, and what belongs to them.
+        graph: the network.
+        copies: of a value for each neuron, that are kept at a time.
+    """
+    shapes = g.shapes(graph)
+    values = copies * sum(math.prod(shapes[n.name]) for n in graph.neurons)
+    most = max(1, _ROOM // max(1, values * graph.dtype.itemsize))
+    for batch in batches:
+        images = len(batch[0])
+        size = max(n for n in range(1, most + 1) if images % n == 0)
+        for at in range(0, images, size):
+            yield tuple(array[at : at + size] for array in batch)
 
 
 def _sampled(values: Any) -> Any:
@@ -196,9 +209,10 @@ def _of_batch(
     def body(carry: Any, _: None) -> tuple[Any, None]:
         state, counts = carry
         state, spikes = step(graph, state, constant)
-        return (state, {n: c + spikes[n] for n, c in counts.items()}), None
+        return (state, {n: c + spikes[n].astype(c.dtype) for n, c in counts.items()}), None
 
-    names = [n.name for n in graph.neurons]
+    thresholds = {n.name: n.op.threshold for n in graph.neurons}
+    names = list(thresholds)
     state = init_state(graph, x.shape[0], Simulation(IF(v0=v0)))
     start = state.neurons
     carry = (state, {n: jnp.zeros_like(start[n]) for n in names})
@@ -211,9 +225,11 @@ def _of_batch(
         (state, counts) = carry
         totals[t] = {}
         for n in names:
-            left = state.neurons[n]
-            found = _split(activations[n], counts[n], left - start[n], t, v0)
-            found |= {"rate": counts[n] / t, "saturated": (left >= 1).astype(left.dtype)}
+            # In spikes, of which one takes θ away; that is 1 but in networks of whole numbers.
+            began, left = (v / against(thresholds[n], v) for v in (start[n], state.neurons[n]))
+            spikes = counts[n].astype(left.dtype)
+            found = _split(activations[n], spikes, left, began, t)
+            found |= {"rate": spikes / t, "saturated": (left >= 1).astype(left.dtype)}
             weight = mask.reshape(-1, *(1,) * (left.ndim - 1))
             size = left[0].size
             totals[t][n] = {k: jnp.sum(v * weight.astype(v.dtype)) / size for k, v in found.items()}
@@ -225,14 +241,14 @@ def _of_batch(
     return activations, samples, totals, spiked
 
 
-def _split(a: Array, spikes: Array, gained: Array, t: int, v0: float) -> dict[str, Array]:
+def _split(a: Array, spikes: Array, left: Array, began: Array, t: int) -> dict[str, Array]:
     """Absolute error and its four parts; reckoned in spikes, of which equal numbers cancel."""
 
     def quantised(charge: Array) -> Array:
-        return jnp.clip(jnp.floor(charge + v0), 0, t)
+        return jnp.clip(jnp.floor(charge + began), 0, t)
 
     bounded = jnp.minimum(a, 1.0)
-    ideal, given = quantised(bounded * t), quantised(spikes + gained)
+    ideal, given = quantised(bounded * t), quantised(spikes + left - began)
     parts = ((a - bounded) * t, bounded * t - ideal, ideal - given, given - spikes)
     found = {"error": a * t - spikes, **dict(zip(PARTS, parts, strict=True))}
     return {name: jnp.abs(part) / t for name, part in found.items()}

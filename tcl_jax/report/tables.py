@@ -46,8 +46,15 @@ def _print_layers(title: str, headings: Sequence[str], rows: Mapping[str, Sequen
 
 def print_conversion(about: Mapping[str, Any]) -> None:
     """λ of every layer, and how exactly the converted network computes what the trained one did."""
-    rows = {name: (_norm(lam),) for name, lam in about["lambda"].items()}
-    _print_layers(f"norm-factors ({about['norm']})", ("λ",), rows)
+    rows = {name: [_norm(lam)] for name, lam in about["lambda"].items()}
+    title, headings = f"norm-factors ({about['norm']})", ["λ"]
+    if rounding := about.get("rounding"):
+        title += f", and what weights of {about['weights']} change, in % of λ"
+        headings.append("mean |Δ activation|")
+        for name, row in rows.items():  # the output has no activation
+            change = rounding["layers"].get(name)
+            row.append("" if change is None else f"{100 * change:.3f}")
+    _print_layers(title, headings, rows)
     step, last = about["checkpoint_step"], about["total_steps"]
     if step < last:
         _console.print(f"this is the network at step {step} of {last}, not at the end of training")
@@ -59,6 +66,14 @@ def print_conversion(about: Mapping[str, Any]) -> None:
         f"{v['max_abs_logit_difference_normalised']:.2e}",
         highlight=False,
     )
+    if rounding:
+        exact, found = (rounding["accuracy"][of] for of in ("exact", "rounded"))
+        _console.print(
+            f"with weights of {about['weights']}, before it spikes: the same class on "
+            f"{rounding['same_class']} of {rounding['images']} test images, accuracy {found:.2%} "
+            f"instead of {exact:.2%}",
+            highlight=False,
+        )
     ann = about["ann"]
     accuracy = ", ".join(f"{a:.2%} in {dtype}" for dtype, a in ann["accuracy"].items())
     _console.print(

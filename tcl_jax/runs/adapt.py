@@ -98,7 +98,7 @@ def adapt_run(
     same = {"timesteps": timesteps, "images": total, "max_loss": max_loss, **counts}
     everyone.check_same(network=fingerprint, **(same | settings.said()))
     everyone.alone(lambda: output.mkdir(parents=True, exist_ok=True))
-    graph = own.replicate(lower(artifact.graph))
+    graph = own.replicate(lower(artifact.graph, neurons=settings.neurons))
 
     def of_all(
         what: str, split: Split, start: int, images: int, find: Callable[[Any, Any], _Found]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from tcl_jax import graph as g
 from tcl_jax import progress, provenance
@@ -20,9 +20,12 @@ from tcl_jax.graph import artifact as artifacts
 from tcl_jax.graph.artifact import Artifact
 from tcl_jax.graph.fold import fold
 from tcl_jax.graph.normalise import normalise
+from tcl_jax.graph.synapses import WEIGHTS
+from tcl_jax.pixels import standardize
 from tcl_jax.record import free
 from tcl_jax.runs.batches import check_counts, images_of, part
 from tcl_jax.runs.converted import LAYER_REPORT, RESULTS, Converted, packed, results_folder
+from tcl_jax.runs.rounding import rounding
 from tcl_jax.runs.trained import Run
 from tcl_jax.tracing.trace import traced
 from tcl_jax.training.evaluation import inference
@@ -32,6 +35,7 @@ def convert_run(
     run: Run,
     *,
     norm: str = "tcl",
+    weights: str = "float32",
     snn: str = "snn",
     calibration_images: int = 2000,
     verification_images: int = 1000,
@@ -46,6 +50,7 @@ def convert_run(
     Args:
         run: the opened run.
         norm: as `tcl_jax.conversion.norm_method` reads it.
+        weights: the type that weights are rounded to, of `tcl_jax.graph.synapses.WEIGHTS`.
         snn: the artifact's name.
         calibration_images: training images that norm-factors are read from.
         verification_images: test images on which the folded network must give the logits of the
@@ -61,7 +66,8 @@ def convert_run(
 
     Raises:
         InputError: a number is not above 0, `snn` is no name or is taken, the norm does not
-            fit the network, or the converted network does not compute the same.
+            fit the network, the converted network does not compute the same, or has no form with
+            such weights.
     """
     counts = {
         "calibration_images": calibration_images,
@@ -78,10 +84,11 @@ def convert_run(
             f"{run.folder} has",
             "snn",
         )
-    method = norm_method(norm)
+    method, rounded = norm_method(norm), WEIGHTS.find(weights)
     cluster = cluster or everywhere()
     trained = provenance.fingerprint(config=run.config)
-    cluster.check_same(run=trained, checkpoint=run.step, norm=method, snn=snn, **counts)
+    same = {"norm": method, "weights": weights, "snn": snn}
+    cluster.check_same(run=trained, checkpoint=run.step, **same, **counts)
     info = run.dataset.info
     network, epsilon = traced(run.logits, _like(run, 1))
     folded = fold(network)
@@ -95,6 +102,10 @@ def convert_run(
     function = compiled(run.logits, _like(run, batch_size))
     tested = run.batches("test", batch_size, limit=verification_images)
     proof = prove(function, epsilon, stages, ((b["image"], np.asarray(b["mask"])) for b in tested))
+    graph = rounded(stages.normalised, _extremes(run))
+    # No setting where there is nothing to set: records that name no weights are of float32.
+    of_weights = {} if weights == "float32" else {"weights": weights}
+    of_images = images or info.num_test, batch_size, cluster
     source = run.config.data
     about = {
         "norm": str(method),
@@ -109,7 +120,9 @@ def convert_run(
             "max_abs_logit_difference_folded": proof.folded,
             "max_abs_logit_difference_normalised": proof.normalised,
         },
-        "ann": _evaluated(run, function, images or info.num_test, batch_size, cluster),
+        "weights": weights,
+        "rounding": rounding(run, stages.normalised, graph, *of_images) if of_weights else None,
+        "ann": _evaluated(run, function, *of_images),
         "network": run.config.model.name,
         "tcl": run.config.model.tcl,
         "trained_in": run.trained_in,
@@ -121,11 +134,12 @@ def convert_run(
             calibration_images=calibration_images,
             verification_images=verification_images,
             step=run.step,
+            **of_weights,
         ),
-        **g.precision(stages.normalised),
+        **g.precision(graph),
         **provenance.describe(),
     }
-    artifact = Artifact(stages.normalised, about)
+    artifact = Artifact(graph, about)
 
     def write() -> None:
         before = artifacts.fingerprint(target)
@@ -150,6 +164,13 @@ def _set_aside_results(folder: Path, snn: str, before: str | None) -> None:
     for path in found:
         path.rename(aside / path.name)
     logging.warning("results of another network that was in %s are now in %s", folder / snn, aside)
+
+
+def _extremes(run: Run) -> Float[Array, "2 h w c"]:
+    """Images of the smallest and the largest values that there can be."""
+    info = run.dataset.info
+    pixels = np.stack([np.full(info.image_shape, value, np.uint8) for value in (0, 255)])
+    return standardize(jnp.asarray(pixels), info.mean, info.std)
 
 
 def _like(run: Run, batch_size: int) -> jax.ShapeDtypeStruct:

@@ -15,6 +15,7 @@ from tcl_jax.runs.converted import load_converted
 from tcl_jax.runs.simulate import check_numbers
 from tcl_jax.simulation.executors import Blocked
 from tcl_jax.simulation.latency import lowered
+from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.topology import Topology
 
@@ -48,7 +49,12 @@ def plan_run(
     artifact = load_converted(folder, snn)
     info = data.described(**artifact.about["data"])
     found = plan_simulation(
-        artifact.graph, topology, timesteps, settings, shape=info.image_shape, batch_size=batch_size
+        lower(artifact.graph, "tpu", settings.neurons),
+        topology,
+        timesteps,
+        settings,
+        shape=info.image_shape,
+        batch_size=batch_size,
     )
     for of in ("at_bound", "at_expected"):
         if found[of] is not None:
@@ -68,7 +74,7 @@ def plan_simulation(
     """Compile what gives a batch's accuracy at every latency, for a slice that is not here.
 
     Args:
-        graph: the network.
+        graph: the network, as `lower` has it for a TPU.
         topology: the slice.
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.

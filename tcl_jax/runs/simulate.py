@@ -99,7 +99,7 @@ def simulate_run(
     cluster.alone(lambda: output.mkdir(parents=True, exist_ok=True))
     first, limit = part(count, batch_size, cluster)
     with progress.bar("simulating", total=limit, unit="images", shown=cluster.writes) as done:
-        graph = own.replicate(lower(artifact.graph))
+        graph = own.replicate(lower(artifact.graph, neurons=settings.neurons))
         batches = converted.batches("test", batch_size, first=first, limit=limit, cluster=own)
         how: dict[str, Any] = {"cluster": cluster, "done": done}
         activity = None
@@ -117,6 +117,7 @@ def simulate_run(
         **settings.said(),
         "snn": snn,
         "norm": about["norm"],
+        "weights": about.get("weights", "float32"),
         "network": about["network"],
         "tcl": about["tcl"],
         "data": about["data"]["name"],
@@ -130,6 +131,8 @@ def simulate_run(
     def write() -> dict[str, Any] | None:
         _write_curve(curve, output / "curve.csv")
         label = f"SNN, {about['norm']} norm, {settings.readout} readout"
+        if summary["weights"] != "float32":
+            label += f", {summary['weights']} weights"
         title = f"{about['network']} on {about['data']['name']}, {count} test images"
         plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
         write_json(output / "summary.json", summary)

@@ -2,6 +2,7 @@
 
 from tcl_jax.graph import constant_values as constant_values
 from tcl_jax.graph.quantise import quantise as quantise
+from tcl_jax.graph.synapses import in_bfloat16 as in_bfloat16
 from tcl_jax.simulation.adaptive import calibrate as calibrate
 from tcl_jax.simulation.adaptive import decide as decide
 from tcl_jax.simulation.adaptive import record as record

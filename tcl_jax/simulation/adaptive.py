@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.promotion import wider
 from tcl_jax.simulation.dynamics import State, init_state, read_from, step
 from tcl_jax.simulation.readout import by_class, check_labels
 from tcl_jax.simulation.settings import PAPER, Simulation
@@ -271,7 +272,8 @@ def decide(
     if slots < 1 or chunk < 1:
         raise InputError("adaptive latency needs at least one slot, and one step in a chunk")
     waiting = _single(batches)
-    images = np.zeros((slots, *graph.input.op.shape), graph.dtype)
+    real = wider(graph.dtype, jnp.float32)
+    images = np.zeros((slots, *graph.input.op.shape), real)
     number = np.full(slots, -1)  # of the image in each slot
     labels: list[int] = []
     found: dict[int, tuple[int, int]] = {}
@@ -279,7 +281,7 @@ def decide(
     _check_single_class(g.shapes(graph)[graph.output.name])
     state = init_state(graph, slots, settings)
     at = place(_Slots(state, nothing, nothing, nothing))
-    least = np.asarray(bound, graph.dtype)
+    least = np.asarray(bound, real)
     while True:
         fresh = np.zeros(slots, bool)
         free = np.flatnonzero(number < 0)

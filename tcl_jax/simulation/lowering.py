@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import singledispatch
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +14,8 @@ from tcl_jax import graph as g
 from tcl_jax.graph.convolution import is_depthwise
 from tcl_jax.graph.ops.base import Shape
 from tcl_jax.simulation.costs import Costs, costs
+from tcl_jax.simulation.neurons import NeuronModel
+from tcl_jax.simulation.split import PLATFORMS, split
 from tcl_jax.simulation.winograd import Winograd
 
 Parts = dict[str, g.Kind]
@@ -32,16 +36,21 @@ class Form(NamedTuple):
     parts: Callable[[], Parts]
 
 
-def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
+def lower(
+    graph: g.Graph, platform: str | None = None, neurons: NeuronModel | None = None
+) -> g.Graph:
     """Replace what a platform runs slowly by what computes the same in less time.
 
-    A convolution takes the form that needs the least time by `costs`: see `forms`.  Nothing changes
-    on platforms of which nothing was measured.  Sums come in another order, so that membrane
-    potentials may differ in their last bits.
+    A convolution takes the form that needs the least time by `costs`: see `forms`.  It stays as it
+    is on platforms of which nothing was measured.  Sums come in another order, so that membrane
+    potentials may differ in their last bits.  Weights of bfloat16 are written in the float32 that
+    they are multiplied in, once and not at every step; but for a TPU, which multiplies spikes with
+    what it can do exactly in bfloat16: see `tcl_jax.simulation.split`.
 
     Args:
         graph: any.
         platform: ``cpu``, ``gpu`` or ``tpu``; JAX's default backend when None.
+        neurons: what hidden neurons will be; None knows nothing of their spikes.
 
     Returns:
         A graph with the same neurons and the same outputs.  In Winograd's form weights take 16/9 of
@@ -58,6 +67,10 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
     >>> [type(node.op).__name__ for node in lower(graph, "cpu").nodes]
     ['Input', 'Reshape', 'Dense', 'Reshape', 'Output']
     """
+    whole = jnp.issubdtype(graph.dtype, jnp.integer)
+    if neurons and not whole and (platform or jax.default_backend()) in PLATFORMS:
+        graph = split(graph, neurons)
+    graph = graph if whole else _written_out(graph)
     known = costs(platform)
     if known is None:
         return graph
@@ -74,6 +87,17 @@ def lower(graph: g.Graph, platform: str | None = None) -> g.Graph:
             inputs = (len(nodes) - 1,)
         now.append(len(nodes) - 1)
     return g.Graph(tuple(nodes))
+
+
+def _written_out(graph: g.Graph) -> g.Graph:
+    if all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves(graph)):
+        return graph
+
+    def wider(node: g.Node[g.Kind]) -> g.Node[g.Kind]:
+        op = node.op
+        return replace(node, op=op.stored(graph.dtype)) if isinstance(op, g.Affine) else node
+
+    return g.Graph(tuple(map(wider, graph.nodes)))
 
 
 def chosen(graph: g.Graph, platform: str | None = None) -> dict[str, str]:

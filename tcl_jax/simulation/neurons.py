@@ -26,6 +26,11 @@ class NeuronModel(Choice, ABC):
     arrays ``[b, ...]``.  Potentials and currents of a graph of whole numbers are int32.
     """
 
+    @property
+    def spikes_a_step(self) -> int | None:
+        """How many a neuron fires at most; None where that is not known."""
+        return None
+
     @abstractmethod
     def init(self, threshold: Real[Array, "b ..."]) -> Any:
         """The state of neurons of these thresholds before the first step."""
@@ -105,6 +110,10 @@ class IF(NeuronModel):
             raise InputError(f"floor must not be negative, got {self.floor}")
         if self.refractory < 0:
             raise InputError(f"refractory must not be negative, got {self.refractory}")
+
+    @property
+    def spikes_a_step(self) -> int:
+        return 1
 
     def init(self, threshold: Real[Array, "b ..."]) -> Any:
         potential = fraction(self.v0, threshold)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph import Graph
+from tcl_jax.promotion import alike
 from tcl_jax.simulation.blocked import blocked
 from tcl_jax.simulation.compiled import compiled_once
 from tcl_jax.simulation.dynamics import Kept, State, scan
@@ -162,8 +163,8 @@ def logits(
     [[-0.5, 0.5]]
     """
     output = graph.output.op
-    charge = settings.readout.charge(state.output, output)
-    return charge * output.unit / jnp.maximum(t - settings.delay, 1)
+    charge, unit = alike(settings.readout.charge(state.output, output), output.unit)
+    return charge * unit / jnp.maximum(t - settings.delay, 1)
 
 
 def classify(graph: Graph, state: State, settings: Simulation = PAPER) -> Int[Array, "b ..."]:

@@ -156,6 +156,10 @@ class Affine(Op):
         """With whole numbers, the nearest: weights of 8 bits, and a constant of 32."""
         raise self._silent("what it is in whole numbers")
 
+    def stored(self, dtype: Any) -> Self:
+        """With weights of this type, the nearest; what there is one of for a channel stays."""
+        return self
+
     def strongest(self) -> Scales:
         """The size of its largest weight, by channel of its value or for all of them."""
         raise self._silent("how large its weights are")

@@ -63,6 +63,9 @@ class Weighted(Affine):
         bias = None if self.bias is None else nearest(self.bias)
         return replace(self, kernel=nearest(self.kernel, np.int8), bias=bias)
 
+    def stored(self, dtype: Any) -> Self:
+        return replace(self, kernel=self.kernel.astype(dtype))
+
     def strongest(self) -> Scales:
         found: Scales = np.abs(wide(self.kernel)).max(self._inputs)
         return found
