@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.systems import NETWORKS, workload
-from results.pages import WIDTH, table
+from results.pages import WIDTH, source, table
 from tcl_jax import cluster, provenance, simulation
 from tcl_jax.record import write_json
 from tcl_jax.simulation import Blocked, Simulation
@@ -104,10 +104,6 @@ def _write(record: dict[str, Any]) -> None:
         f"outputs at most {differ} differ from those of single steps. To compile the programs, and "
         "MiB that they take beside weights:"
     )
-    source = (
-        f"{provenance.machine(record)}; commit {provenance.short(record['commit'])}; "
-        f"`{record['command']}`."
-    )
     headings = ("network", "images", *(f"K={k}" for k in LENGTHS))
     lines = [
         "# Blocks of steps",
@@ -123,7 +119,7 @@ def _write(record: dict[str, Any]) -> None:
         "",
         "![Seconds against the length of a block](cpu.png)",
         "",
-        *textwrap.wrap(source, WIDTH),
+        *source(record),
     ]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _plot(record)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from results.pages import WIDTH, table
+from results.pages import WIDTH, source, table
 from tcl_jax import provenance
 from tcl_jax.record import write_json
 
@@ -86,10 +86,6 @@ def _write(record: dict[str, Any]) -> None:
         "time, and again for another run of the same shapes; and how many programs it compiles "
         "the first time, and again. Trained for one epoch on images of digits, simulated to T=100."
     )
-    source = (
-        f"{provenance.machine(record)}; commit {provenance.short(record['commit'])}; "
-        f"seed {record['seed']}; `{record['command']}`."
-    )
     lines = [
         "# Commands, and what they need not compile again",
         "",
@@ -99,7 +95,7 @@ def _write(record: dict[str, Any]) -> None:
         "",
         *table(("network", "command", "none kept", "first", "again", "compiled", "again"), rows),
         "",
-        *textwrap.wrap(source, WIDTH),
+        *source(record),
     ]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

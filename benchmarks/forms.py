@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.systems import NETWORKS, workload
-from results.pages import WIDTH, table
+from results.pages import WIDTH, source, table
 from tcl_jax import graph as g
 from tcl_jax import provenance
 from tcl_jax.record import write_json
@@ -116,10 +116,6 @@ def _write(record: dict[str, Any]) -> None:
         f"The form that is chosen (*) takes {ratio:.2f} times as long as the fastest one in the "
         f"geometric mean, {max(lost):.2f} times at most."
     )
-    source = (
-        f"{provenance.machine(record)}; commit {provenance.short(record['commit'])}; "
-        f"`{record['command']}`."
-    )
     lines = [
         "# Forms of convolutions",
         "",
@@ -129,7 +125,7 @@ def _write(record: dict[str, Any]) -> None:
         "",
         *textwrap.wrap(text, WIDTH),
         "",
-        *textwrap.wrap(source, WIDTH),
+        *source(record),
     ]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

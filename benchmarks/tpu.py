@@ -82,9 +82,9 @@ def _page(record: dict[str, Any]) -> list[str]:
         *textwrap.wrap(
             f"Written by `python -m benchmarks.tpu`: what gives accuracy at every T up to "
             f"{TIMESTEPS}, {IMAGES} images of 224×224 on each chip of a {SLICE}, as the TPU's "
-            "compiler makes it. Nothing was run. A step's products, and how often the matrix units "
-            "go through them: six times for a float32 product, three times where spikes meet "
-            "weights in three parts (“split”), once for bfloat16. Of a step, in ms: least by "
+            "compiler makes it. Nothing was run. How often the matrix units go through all "
+            "products: six times for float32 ones, three times where spikes meet weights in three "
+            "parts (“split”), once for bfloat16. Of a step, in ms: least by "
             "products, and by memory traffic, at what is published of the chip; and expected: the "
             "cycles that the compiler expects its operations to take, one after another.",
             WIDTH,
@@ -94,7 +94,8 @@ def _page(record: dict[str, Any]) -> list[str]:
     for network in NETWORKS:
         found = {row: record[key] for row in ROWS if (key := _key(network, *row)) in record}
         if found:
-            lines += ["", f"## {network}", "", *_table(found)]
+            needed = record[_key(network, *ROWS[0])]["flops"]
+            lines += ["", f"## {network}", "", *_table(found, needed)]
     runs = {
         (a["command"], provenance.short(a["commit"]), a["libtpu"], a["seed"])
         for a in (found["about"] for found in record.values())
@@ -109,7 +110,8 @@ def _page(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _table(found: dict[tuple[str, str, bool], dict[str, Any]]) -> list[str]:
+def _table(found: dict[tuple[str, str, bool], dict[str, Any]], needed: int) -> list[str]:
+    """Of one network, whose weights in one part take so many FLOPs."""
     rows = []
     for (executor, weights, split), of in found.items():
         steps, seconds = of["timesteps"], of["seconds"]
@@ -121,7 +123,7 @@ def _table(found: dict[tuple[str, str, bool], dict[str, Any]]) -> list[str]:
                 f"{weights}{', split' if split and weights == 'float32' else ''}",
                 f"{of['memory_bytes'] / 2**30:.2f}",
                 f"{of['bytes'] / steps / 1e9:.2f}",
-                f"{of['passes'] / of['flops']:.1f}",
+                f"{of['passes'] / needed:.1f}",
                 *times,
                 f"{1e3 * expected / steps:.2f}" if expected else "–",
             )

@@ -1,8 +1,10 @@
 """Pages in Markdown that can be read as they are, too."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tcl_jax import provenance
 
 WIDTH = 80
 
@@ -15,6 +17,15 @@ def item(text: str) -> str:
       word a word a word
     """
     return textwrap.fill(f"- {text}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def source(record: Mapping[str, Any]) -> list[str]:
+    """Lines that say where a record's figures are from: machine, commit, seed and command."""
+    seed = f"seed {record['seed']}; " if "seed" in record else ""
+    commit = provenance.short(record["commit"])
+    return textwrap.wrap(
+        f"{provenance.machine(record)}; commit {commit}; {seed}`{record['command']}`.", WIDTH
+    )
 
 
 def table(headings: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -220,10 +220,11 @@ def test_a_rounded_network_is_simulated_and_reported_like_any(rounded, weights):
     assert summary["dtype"] == {"int8": "int32"}.get(weights, "float32")
     assert summary["snn_accuracy"]["40"] > summary["ann_accuracy"] - 0.03
     assert f"{summary['snn_accuracy']['40']:.2%}" in printed.out
+    assert f"weights of {weights}" in " ".join(printed.out.split())
     adaptive = ("--adaptive", "--max-loss", 5, "--calibration-images", 200, "--timesteps", 20)
     succeed("simulate", folder, "--snn", weights, *adaptive)
     found = json.loads((folder / weights / "adaptive.json").read_text())
-    assert 1 <= found["mean_steps"] <= 20
+    assert 1 <= found["mean_steps"] <= 20 and found["weights"] == weights
 
 
 def test_an_unknown_type_of_weights_is_refused():

@@ -155,8 +155,9 @@ def main() -> int:
 
 def _print(o: Options, simulated: Simulated) -> None:
     curve, summary, energy = simulated
+    weights = "" if summary["weights"] == "float32" else f"weights of {summary['weights']}, "
     title = (
-        f"{summary['network']} on {summary['images']} test images of {summary['data']}, "
+        f"{summary['network']} on {summary['images']} test images of {summary['data']}, {weights}"
         f"{summary['norm']} norm, {summary['readout']} readout"
     )
     print_curve(list(curve), summary["ann_accuracy_in"], latencies(o.timesteps), title)

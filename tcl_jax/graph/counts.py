@@ -1,11 +1,11 @@
 """What values are whole numbers of: those of spikes, as long as nothing weights them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from tcl_jax.graph.graph import Graph, shapes, walk
 from tcl_jax.graph.nodes import Node, Output, Population
@@ -79,10 +79,23 @@ def _of(op: Op, read: list[Multiples], sides: tuple[Shape, ...]) -> Multiples | 
     if any(of.step % step for of in read):  # no whole number of one is the other
         return None
 
-    def ends(of: Multiples, side: Shape) -> tuple[Array, Array]:
-        most = jnp.full((1, *side), round(of.most * of.step / step), jnp.int32)
-        return -most, most
-
-    intervals = [ends(of, side) for of, side in zip(read, sides, strict=True)]
-    most = int(max(jnp.max(jnp.abs(end)) for end in whole.bounds(*intervals)))
+    most = largest(whole, [round(of.most * of.step / step) for of in read], sides)
     return Multiples(step * abs(1.0 if factor is None else factor), most)
+
+
+def largest(op: Op, bounds: Sequence[int], sides: Sequence[Shape]) -> int:
+    """The largest size of a count, made of such up to some size.
+
+    Args:
+        op: on whole numbers.
+        bounds: of each value that it reads.
+        sides: their shapes, without the batch.
+
+    >>> from tcl_jax.graph import Add
+    >>> largest(Add(), [3, 4], [(5,), (5,)])
+    7
+    """
+    ends = [
+        jnp.full((1, *side), bound, jnp.int32) for bound, side in zip(bounds, sides, strict=True)
+    ]
+    return int(max(jnp.max(jnp.abs(end)) for end in op.bounds(*((-end, end) for end in ends))))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Real
 
 from tcl_jax import graph as g
 from tcl_jax.errors import InputError
+from tcl_jax.graph.counts import largest
 from tcl_jax.graph.ops.base import Affine, Scales, Shape, nearest, wide
 
 # Of an int8, but for -128, which has no opposite.
@@ -144,11 +145,7 @@ class _Quantiser:
             return None
         step = min(s.step for s in sources)
         sources = [self.multiplied(s, step, name) for s in sources]
-        intervals = [
-            (jnp.full((1, *shape), -s.bound, jnp.int32), jnp.full((1, *shape), s.bound, jnp.int32))
-            for s, shape in zip(sources, shapes, strict=True)
-        ]
-        bound = int(max(jnp.max(jnp.abs(end)) for end in whole[0].bounds(*intervals)))
+        bound = largest(whole[0], [s.bound for s in sources], shapes)
         counting, factor = (op.counted(jnp.int8) if bound <= _LARGEST else None) or whole
         if factor is None and bound > max(_LARGEST, *(s.bound for s in sources)):
             return None

@@ -155,6 +155,7 @@ def adapt_run(
         "batch_size": batch_size,
         "snn": snn,
         "norm": about["norm"],
+        "weights": about.get("weights", "float32"),
         "network": about["network"],
         "data": about["data"]["name"],
         "settings": settings_fingerprint(
