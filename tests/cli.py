@@ -29,6 +29,11 @@ class Finished:
     seconds: float = 0.0
 
 
+def devices(count: int) -> dict[str, str]:
+    """What gives a command so many devices."""
+    return {"XLA_FLAGS": f"{QUICKLY} --xla_force_host_platform_device_count={count}"}
+
+
 COMPILED = "TCL_JAX_TESTS_COMPILED"
 """Names the folder for what XLA has compiled: most processes here compile the same."""
 
@@ -55,7 +60,8 @@ def environment(**extra: str | None) -> dict[str, str]:
         "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # with a limit comes a lock, of filelock
     }
-    chosen = kept | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100", **compiled, **extra}
+    here = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICKLY, "COLUMNS": "100"}
+    chosen = kept | here | compiled | extra
     return {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -185,7 +191,7 @@ def run(script: str, *arguments: object, **extra: str) -> Finished:
     return replace(done, seconds=time.monotonic() - started)
 
 
-def paste(line: str, **extra: str) -> Finished:
+def paste(line: str, **extra: str | None) -> Finished:
     """Run a command that was printed, as a user would: in a shell, in the same folder."""
     done = subprocess.run(
         ["bash", "-c", line],

@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything uses a backend: the number of devices is fixed from then on, and so is how much
-# LLVM does for programs most of which run once.  Commands, and `make fuzz`, compile as users do.
+# LLVM does for programs most of which run once.  `make fuzz` compiles as users do.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 # Where in our code an operation was written nobody reads in a program; to write it takes 10 %.
@@ -34,7 +34,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile(
-    "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=25
+    "tcl_jax", deadline=None, derandomize=True, database=None, max_examples=15
 )
 hypothesis.settings.load_profile("tcl_jax")
 

@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from cli import ROOT, succeed
+from cli import ROOT, devices, succeed
 from cli import converted as converted
 from cli import trained as trained
 
@@ -18,9 +18,6 @@ from tcl_jax import cluster, data, models
 from tcl_jax.training import build_model, config, optimizer, presets
 from tcl_jax.training.evaluation import evaluate, make_eval_step, no_sums
 from tcl_jax.training.step import init_state, make_train_step
-
-ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 
 
 @pytest.mark.long
@@ -50,23 +47,23 @@ def test_four_devices_train_as_one_does():
     batches.close()
 
 
-def test_four_devices_simulate_as_one_does(trained, converted, tmp_path):
+def test_eight_devices_simulate_as_one_does(trained, converted, tmp_path):
     found = {}
-    for count, devices in ((1, ONE), (4, FOUR)):
+    for count in (1, 8):
         output = tmp_path / str(count)
-        options = ["--snn", converted, "--timesteps", 20, "--batch-size", 60, "--output", output]
-        succeed("simulate", trained.folder, *options, **devices)
+        options = ["--snn", converted, "--timesteps", 20, "--batch-size", 64, "--output", output]
+        succeed("simulate", trained.folder, *options, **devices(count))
         found[count] = json.loads((output / "summary.json").read_text())
         assert found[count]["hardware"]["devices"] == count
         assert found[count]["images"] == 359
-    assert found[4]["ann_accuracy"] == found[1]["ann_accuracy"]
+    assert found[8]["ann_accuracy"] == found[1]["ann_accuracy"]
     for t, accuracy in found[1]["snn_accuracy"].items():
         # A sum in another order may flip a spike, and so the class of an image on the border.
-        assert found[4]["snn_accuracy"][t] == pytest.approx(accuracy, abs=2 / 359)
+        assert found[8]["snn_accuracy"][t] == pytest.approx(accuracy, abs=2 / 359)
 
 
 @pytest.mark.parametrize(
-    "setting, batch_size, devices",
+    "setting, batch_size, expected",
     [
         ({}, 12, 4),
         ({}, 6, 3),
@@ -75,7 +72,7 @@ def test_four_devices_simulate_as_one_does(trained, converted, tmp_path):
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, 12, 2),
     ],
 )
-def test_every_core_is_a_device(setting, batch_size, devices):
+def test_every_core_is_a_device(setting, batch_size, expected):
     program = (
         "import os, jax; os.sched_getaffinity = lambda _: range(5); from tcl_jax import cluster; "
         f"cluster.cores_as_devices({batch_size}); print(jax.device_count())"
@@ -89,7 +86,7 @@ def test_every_core_is_a_device(setting, batch_size, devices):
         text=True,
         check=True,
     )
-    assert int(done.stdout) == devices
+    assert int(done.stdout) == expected
 
 
 def test_devices_evaluate_each_on_its_own():

@@ -186,10 +186,10 @@ CASES = {
 
 
 def _pairs(names: Iterable[str], norms: Iterable[str], shift: int = 0) -> list[Any]:
-    """All of them, of which those are for `make test-long` that are not every fourth, or TCL."""
+    """All of them, of which those are for `make test-long` that are not every eighth, or TCL."""
     rows = enumerate(names, start=shift)
     return [
-        pytest.param(*both, marks=[] if both[1] == "tcl" or (i + j) % 4 == 0 else pytest.mark.long)
+        pytest.param(*both, marks=[] if both[1] == "tcl" or (i + j) % 8 == 0 else pytest.mark.long)
         for i, name in rows
         for j, both in enumerate((name, norm) for norm in norms)
     ]

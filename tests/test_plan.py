@@ -135,7 +135,7 @@ def test_products_of_a_convolution(
     assert programs.flops_as_written(lowered) == 2 * 2 * 3 * taps * 2 * 4 * groups
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_training_step(accumulate, there, planned):
     """Every gradient is summed over the chips; the state is what it is on any device."""
     config = replace(planned.config, accumulate=accumulate)

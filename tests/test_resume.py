@@ -144,9 +144,8 @@ def test_no_time_between_checkpoints(option, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "left", ["config.json", pytest.param("heartbeat.json", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("left", ["config.json", "heartbeat.json"])
 def test_killed_before_the_first_checkpoint(left, tmp_path, uninterrupted):
     folder = tmp_path / "run"
     process = begin(folder)
@@ -197,7 +196,8 @@ def uninterrupted_here(uninterrupted, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("epoch", [1, pytest.param(EPOCHS, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("epoch", [1, EPOCHS])
 def test_interrupted_in_an_evaluation(epoch, uninterrupted_here, tmp_path, monkeypatch):
     """The state is saved before; what was not evaluated to the end is so when training goes on."""
     config = configs.read(uninterrupted_here / "config.json")

@@ -228,7 +228,9 @@ def test_commands_to_run_next_are_of_the_python_that_runs(activated, monkeypatch
     assert shlex.split(command("convert"))[0] == ".venv/bin/python"
 
 
-@pytest.mark.parametrize("name", ["train", "convert", "simulate"])
+@pytest.mark.parametrize(
+    "name", ["train", *(pytest.param(n, marks=pytest.mark.long) for n in ("convert", "simulate"))]
+)
 def test_installed_commands_are_the_scripts(name, tmp_path):
     installed = Path(sys.executable).with_name(f"tcl-{name}")
     how = {"env": environment(COLUMNS="80"), "cwd": tmp_path, "capture_output": True}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from tcl_jax.conversion import Artifact, evaluate, load, save
 from tcl_jax.graph.synapses import WEIGHTS, in_bfloat16
 from tcl_jax.promotion import implicit
 from tcl_jax.runs.converted import open_converted
+from tcl_jax.runs.report import report_run
 
 LATENCY = 25
 
@@ -161,16 +163,26 @@ def test_whole_numbers_are_decided_adaptively_like_any(graph, images):
 
 @pytest.fixture(scope="module")
 def rounded(trained: DigitsRun):  # noqa: F811
-    """What `convert.py` prints, by type of weights; each spiking network has that name."""
-    return trained.folder, {
-        weights: succeed("convert", trained.folder, "--weights", weights, "--snn", weights)
-        for weights in WEIGHTS
-    }
+    """A run, and what `convert.py` prints of it by type of weights, which is the network's name."""
+
+    @cache
+    def printed(weights: str) -> str:
+        options = ("--weights", weights, "--snn", weights, "--report-images", 0)
+        return succeed("convert", trained.folder, *options).out
+
+    return trained.folder, printed
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+TYPES = pytest.mark.parametrize(
+    "weights", [pytest.param("bfloat16", marks=pytest.mark.long), "int8"]
+)
+
+
+@TYPES
 def test_converting_says_what_rounding_changes(rounded, weights):
-    folder, printed = rounded
+    folder, converted = rounded
+    assert "weights of" not in converted("float32")
+    printed = converted(weights)
     exact = open_converted(folder, "float32")
     artifact = load(folder / weights)
     about = artifact.about
@@ -195,25 +207,34 @@ def test_converting_says_what_rounding_changes(rounded, weights):
     for name, change in sums.items():
         assert rounding["layers"][name] == pytest.approx(change.mean(), rel=1e-4)
         assert 1e-5 < rounding["layers"][name] < 0.02
-    out = " ".join(printed[weights].out.split())
+    out = " ".join(printed.split())
     assert f"what weights of {weights} change" in out
     told = f"the same class on {rounding['same_class']} of 359 test images, accuracy"
     assert f"{told} {rounding['accuracy']['rounded']:.2%} instead of" in out
     for name, change in rounding["layers"].items():
         shown = name.removeprefix("CNET/").removesuffix("/tcl/neuron")
-        assert re.search(rf"│ {shown} +│ +[\d.]+ │ +{100 * change:.3f} │", printed[weights].out)
-    assert "weights of" not in printed["float32"].out
+        assert re.search(rf"│ {shown} +│ +[\d.]+ │ +{100 * change:.3f} │", printed)
 
 
-@pytest.mark.parametrize("weights", [pytest.param("bfloat16", marks=pytest.mark.long), "int8"])
-def test_a_rounded_network_is_simulated_and_reported_like_any(rounded, weights):
-    folder, _ = rounded
-    exact = json.loads((folder / "float32" / "report.json").read_text())
-    report = json.loads((folder / weights / "report.json").read_text())
-    for one, other in zip(report["layers"], exact["layers"], strict=True):
-        at, expected = one["at"]["100"], other["at"]["100"]
-        assert at["rate"] == pytest.approx(expected["rate"], abs=0.01)
-        assert at["error"] == pytest.approx(expected["error"], abs=0.01)
+@pytest.mark.long
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_layers_of_a_rounded_network_are_reported_like_any(rounded, weights):
+    folder, converted = rounded
+    converted("float32"), converted(weights)
+    exact, report = (
+        report_run(open_converted(folder, name), images=40, timesteps=[50])
+        for name in ("float32", weights)
+    )
+    for one, other in zip(report, exact, strict=True):
+        at, expected = one.at[50], other.at[50]
+        assert at.rate == pytest.approx(expected.rate, abs=0.01)
+        assert at.error == pytest.approx(expected.error, abs=0.01)
+
+
+@TYPES
+def test_a_rounded_network_is_simulated_like_any(rounded, weights):
+    folder, converted = rounded
+    converted(weights)
     printed = succeed("simulate", folder, "--snn", weights, "--timesteps", 40, "--energy")
     summary = json.loads((folder / weights / "summary.json").read_text())
     assert summary["weights"] == weights
