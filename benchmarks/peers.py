@@ -59,14 +59,16 @@ class Network(torch.nn.Module):
 
     In mode ``ann`` it is the network that the graph is of, and gives logits.  In mode ``single``
     the network is run once a step; in ``multi`` each layer sees all steps at once, its affine maps
-    with the steps as part of the batch.
+    with the steps as part of the batch.  It computes in the graph's type, or in a given one.
     """
 
-    def __init__(self, graph: Graph, library: str, mode: str, layout: str, batch: int):
+    def __init__(
+        self, graph: Graph, library: str, mode: str, layout: str, batch: int, dtype: str = ""
+    ):
         super().__init__()
         self.mode, self.batch, self.library = mode, batch, library
         self.graph = graph
-        dtype = torch.from_numpy(np.zeros(0, graph.dtype)).dtype
+        self.dtype = getattr(torch, dtype or np.dtype(graph.dtype).name)
         self.layout = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         self.layers = torch.nn.ModuleDict()
         self.scales: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -75,16 +77,17 @@ class Network(torch.nn.Module):
             if isinstance(node.op, g.Population | g.Output):
                 # Else equal weights would not mean equal spikes.
                 assert np.all(np.asarray(node.op.threshold) == 1)
-                layer = None if mode == "ann" else _neuron(library, mode, dtype)
+                layer = None if mode == "ann" else _neuron(library, mode, self.dtype)
             if layer is not None:
                 self.layers[_key(node)] = layer
             if isinstance(node.op, g.Scale):
-                self.scales[node.name] = _vector(node.op.scale), _vector(node.op.shift)
-        self.eval().to(DEVICE, dtype, memory_format=self.layout)
+                scale, shift = (_vector(v).to(self.dtype) for v in (node.op.scale, node.op.shift))
+                self.scales[node.name] = scale, shift
+        self.eval().to(DEVICE, self.dtype, memory_format=self.layout)
 
     @torch.inference_mode()
     def forward(self, images: np.ndarray, timesteps: int = 1) -> torch.Tensor:
-        x = torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2)
+        x = torch.from_numpy(images).to(DEVICE, self.dtype).permute(0, 3, 1, 2)
         x = x.contiguous(memory_format=self.layout)
         for module in self.modules():
             if isinstance(module, neuron.IFNode):
@@ -198,6 +201,5 @@ def runner(
     graph: Graph, library: str, variant: str, batch: int
 ) -> Callable[[np.ndarray, int], np.ndarray]:
     """From images and T to the output neurons' spike counts, by another library."""
-    mode, layout = variant.split("/")
-    network = Network(graph, library, mode, layout, batch)
-    return lambda images, timesteps: network(images, timesteps).cpu().numpy()
+    network = Network(graph, library, *variant.split("/")[:2], batch, *variant.split("/")[2:])
+    return lambda images, timesteps: network(images, timesteps).float().cpu().numpy()

@@ -75,13 +75,13 @@ def _measure(options: argparse.Namespace) -> None:
 
     for network in options.networks:
         for batch in options.batches:
-            with _Measurements(network, batch) as of:
+            with Measurements(network, batch) as of:
                 keep("checks", f"{network}/{batch}", lambda of=of: of.checked())
                 keep("rows", f"{network}/{batch}", lambda of=of: _rounds(options.rounds, of))
         keep("growth", network, lambda network=network: _growth(network))
 
 
-class _Measurements:
+class Measurements:
     """Of a workload, one system beside others: on a CPU, each in a process of its own."""
 
     def __init__(self, network: str, batch: int):
@@ -89,7 +89,7 @@ class _Measurements:
         self._apart = jax.default_backend() == "cpu"
         self._processes: dict[tuple[Any, ...], ProcessPoolExecutor] = {}
 
-    def __enter__(self) -> "_Measurements":
+    def __enter__(self) -> "Measurements":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -138,7 +138,7 @@ def _check(network: str, batch: int) -> dict[str, Any]:
     return {"systems": list(counts), "neurons": int(counts["tcl_jax"].size)}
 
 
-def _rounds(rounds: int, measure: _Measurements) -> dict[str, Any]:
+def _rounds(rounds: int, measure: Measurements) -> dict[str, Any]:
     chosen = {}
     for system, variants in SYSTEMS.items():
         tried = {v: measure(system, v, LATENCIES[0]) for v in variants if len(variants) > 1}
@@ -171,7 +171,7 @@ def _growth(network: str) -> dict[str, Any]:
     """Ours, by T of one image, and by batch at the first latency."""
 
     def ours(batch: int, timesteps: int) -> dict[str, float]:
-        with _Measurements(network, batch) as measure:
+        with Measurements(network, batch) as measure:
             found = measure("tcl_jax", "jit", timesteps)
         (seconds,), (memory,) = found["seconds"].values(), found["memory"].values()
         return {"seconds": seconds, "memory": memory, "resident": found["resident"]}

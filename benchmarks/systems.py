@@ -12,6 +12,7 @@ import numpy as np
 
 from results.networks import convert_random
 from tcl_jax import cluster, conversion, simulation
+from tcl_jax.graph.synapses import WEIGHTS
 
 # Image shapes.
 NETWORKS = {
@@ -26,8 +27,8 @@ PEERS = {
     "snntorch": ["single/nchw", "single/channels_last"],
 }
 ANNS = {"ann-jax": ["jit"], "ann-torch": ["ann/nchw", "ann/channels_last"]}
-SYSTEMS = {"tcl_jax": ["jit"], **PEERS, **ANNS}
-"""By name, the ways in which each can be run."""
+SYSTEMS = {"tcl_jax": ["float32"], **PEERS, **ANNS}
+"""By name, the ways in which each can be run: ours by its type of weights."""
 
 Run = Callable[[np.ndarray, int], np.ndarray]
 """From images and T to the output neurons' spike counts, or of a plain network to its logits."""
@@ -47,6 +48,8 @@ class System:
         self.compile_seconds: dict[str, float] = {}
         self.memory: dict[str, int] = {}
         graph, self.images = workload(network, batch)
+        if system == "tcl_jax":
+            graph = jax.device_get(WEIGHTS.find(variant)(graph, self.images))
         self.is_ann = system in ANNS
         self.latencies = [1] if self.is_ann else list(latencies)
         self.repeats = 10 if self.is_ann else 3 if batch == 1 else 1
