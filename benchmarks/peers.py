@@ -201,5 +201,6 @@ def runner(
     graph: Graph, library: str, variant: str, batch: int
 ) -> Callable[[np.ndarray, int], np.ndarray]:
     """From images and T to the output neurons' spike counts, by another library."""
-    network = Network(graph, library, *variant.split("/")[:2], batch, *variant.split("/")[2:])
+    mode, layout, *dtype = variant.split("/")
+    network = Network(graph, library, mode, layout, batch, *dtype)
     return lambda images, timesteps: network(images, timesteps).float().cpu().numpy()

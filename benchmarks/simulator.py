@@ -139,28 +139,39 @@ def _check(network: str, batch: int) -> dict[str, Any]:
 
 
 def _rounds(rounds: int, measure: Measurements) -> dict[str, Any]:
-    chosen = {}
-    for system, variants in SYSTEMS.items():
-        tried = {v: measure(system, v, LATENCIES[0]) for v in variants if len(variants) > 1}
-        seconds = {v: sum(t["seconds"].values()) for v, t in tried.items()}
-        chosen[system] = min(seconds, key=seconds.__getitem__) if tried else variants[0]
-        print(f"  {system}", {v: round(s, 4) for v, s in seconds.items()}, flush=True)
-        measure.end()
-    runs: dict[str, list[dict[str, Any]]] = {system: [] for system in SYSTEMS}
-    for turn in range(rounds):
-        for system in SYSTEMS if turn % 2 else reversed(SYSTEMS):
-            runs[system].append(measure(system, chosen[system], *LATENCIES))
+    chosen = [(system, fastest(measure, system)) for system in SYSTEMS]
     return {
         system: {
-            "variant": chosen[system],
+            "variant": variant,
             **{what: _medians([run[what] for run in found]) for what in ("seconds", "compile")},
             "all": [run["seconds"] for run in found],
             "memory": found[0]["memory"],
             "resident": found[0]["resident"],
             "counts": found[0]["counts"],
         }
-        for system, found in runs.items()
+        for (system, variant), found in in_turns(rounds, measure, chosen, *LATENCIES).items()
     }
+
+
+def fastest(measure: Measurements, system: str) -> str:
+    """The way in which a system takes least; its processes are ended."""
+    variants = SYSTEMS[system]
+    tried = {v: measure(system, v, LATENCIES[0]) for v in variants if len(variants) > 1}
+    seconds = {v: sum(t["seconds"].values()) for v, t in tried.items()}
+    print(f"  {system}", {v: round(s, 4) for v, s in seconds.items()}, flush=True)
+    measure.end()
+    return min(seconds, key=seconds.__getitem__) if tried else variants[0]
+
+
+def in_turns(
+    rounds: int, measure: Measurements, systems: list[tuple[str, str]], *latencies: int
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By system and way, what was measured in every round; each other round is backwards."""
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {system: [] for system in systems}
+    for turn in range(rounds):
+        for system in systems if turn % 2 else reversed(systems):
+            runs[system].append(measure(*system, *latencies))
+    return runs
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -172,7 +183,7 @@ def _growth(network: str) -> dict[str, Any]:
 
     def ours(batch: int, timesteps: int) -> dict[str, float]:
         with Measurements(network, batch) as measure:
-            found = measure("tcl_jax", "jit", timesteps)
+            found = measure("tcl_jax", *SYSTEMS["tcl_jax"], timesteps)
         (seconds,), (memory,) = found["seconds"].values(), found["memory"].values()
         return {"seconds": seconds, "memory": memory, "resident": found["resident"]}
 

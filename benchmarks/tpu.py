@@ -99,8 +99,8 @@ def _page(record: dict[str, Any]) -> list[str]:
             f"{TIMESTEPS}, {IMAGES} images of 224×224 on each chip of a {SLICE}, as the TPU's "
             "compiler makes it. Nothing was run. *passes* is how often the matrix units go through "
             "all products: six times for float32 ones, three times where spikes meet weights in "
-            "three parts (“split”), once for bfloat16; what is more is of zeros, with which the "
-            "compiler fills up what it computes. Of a step, in ms: least by "
+            "three parts (“split”), once for bfloat16; more where the compiler fills up with "
+            "zeros, or what meets weights is no number of few spikes. Of a step, in ms: least by "
             "products, and by memory traffic, at what is published of the chip; and expected: the "
             "cycles that the compiler expects its operations to take, one after another.",
             WIDTH,

@@ -3,10 +3,12 @@
 Networks of random weights in float32, rounded to bfloat16 and to int8 (`convert.py --weights`);
 and beside them SpikingJelly, whose fastest way in float32 is run in bfloat16, too: then its
 potentials are of 8 digits, and its spikes others.  Systems take turns, each in a process of its
-own; a figure is the median over rounds.  Needs benchmarks/requirements.txt, and half an hour.
+own; a figure is the median over rounds.  What results/weights has already is not measured again.
+Needs benchmarks/requirements.txt, and about an hour.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -16,8 +18,8 @@ from typing import Any
 
 import jax
 
-from benchmarks.simulator import Measurements
-from benchmarks.systems import NETWORKS, PEERS, workload
+from benchmarks.simulator import Measurements, fastest, in_turns
+from benchmarks.systems import NETWORKS, workload
 from results.pages import WIDTH, source, table
 from tcl_jax import provenance
 from tcl_jax.graph.synapses import WEIGHTS
@@ -35,34 +37,30 @@ def main() -> int:
     parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{jax.default_backend()}.json"
-    record: dict[str, Any] = {**provenance.describe(), "seed": 0, "rows": []}
-    for network in NETWORKS:
-        for batch in BATCHES:
-            print(f"{network}, {batch} images", flush=True)
-            with Measurements(network, batch) as measure:
-                row = {"network": network, "batch": batch, **_rounds(measure)}
-            record["rows"].append(row | {"bytes": _bytes(network)})
-            write_json(path, record)
-    _write(json.loads(path.read_text(encoding="utf-8")))
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    about = {**provenance.describe(), "seed": 0}
+    for network, batch in itertools.product(NETWORKS, BATCHES):
+        if (network, batch) in ((row["network"], row["batch"]) for row in rows):
+            continue
+        print(f"{network}, {batch} images", flush=True)
+        with Measurements(network, batch) as measure:
+            row = {"network": network, "batch": batch, **_rounds(measure)}
+        rows.append({**row, "bytes": _bytes(network), "about": about})
+        write_json(path, rows)
+    _write(rows)
     return 0
 
 
 def _rounds(measure: Measurements) -> dict[str, Any]:
-    tried = {v: measure(PEER, v, TIMESTEPS)["seconds"] for v in PEERS[PEER]}
-    fastest = min(tried, key=lambda variant: sum(tried[variant].values()))
-    measure.end()
+    peer = fastest(measure, PEER)
     systems = [("tcl_jax", weights) for weights in WEIGHTS]
-    systems += [(PEER, f"{fastest}/{dtype}") for dtype in TYPES]
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {system: [] for system in systems}
-    for turn in range(ROUNDS):
-        for system in systems if turn % 2 else reversed(systems):
-            runs[system].append(measure(*system, TIMESTEPS))
+    systems += [(PEER, f"{peer}/{dtype}") for dtype in TYPES]
     seconds = {
         f"{system} {variant.split('/')[-1]}": [sum(run["seconds"].values()) for run in found]
-        for (system, variant), found in runs.items()
+        for (system, variant), found in in_turns(ROUNDS, measure, systems, TIMESTEPS).items()
     }
     return {
-        "variant": fastest,
+        "variant": peer,
         "all": seconds,
         "seconds": {key: statistics.median(found) for key, found in seconds.items()},
     }
@@ -79,7 +77,7 @@ def _bytes(network: str) -> dict[str, int]:
     }
 
 
-def _write(record: dict[str, Any]) -> None:
+def _write(measured: list[dict[str, Any]]) -> None:
     systems = [*(f"tcl_jax {w}" for w in WEIGHTS), *(f"{PEER} {dtype}" for dtype in TYPES)]
     rows = [
         (
@@ -87,11 +85,11 @@ def _write(record: dict[str, Any]) -> None:
             row["batch"],
             *(f"{1e3 * row['seconds'][system] / TIMESTEPS:.2f}" for system in systems),
         )
-        for row in record["rows"]
+        for row in measured
     ]
     sizes = [
         (row["network"], *(f"{row['bytes'][w] / 2**20:.1f}" for w in WEIGHTS))
-        for row in record["rows"]
+        for row in measured
         if row["batch"] == BATCHES[0]
     ]
     text = (
@@ -109,7 +107,7 @@ def _write(record: dict[str, Any]) -> None:
         "",
         *table(("network", *WEIGHTS), sizes),
         "",
-        *source(record),
+        *dict.fromkeys("\n".join(source(row["about"])) for row in measured),
     ]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -152,6 +152,15 @@ def test_conversion_without_room(size, simulated, tmp_path):
     assert load(folder / "snn").about["norm"] == "percentile:90"
 
 
+@pytest.mark.long
+def test_conversion_to_another_name_without_room(simulated, tmp_path):
+    folder = Path(shutil.copytree(simulated, tmp_path / "run"))
+    assert_no_room(limited(100_000, "convert", folder, "--snn", "other"))
+    assert not (folder / "other" / "graph.json").exists()
+    succeed("convert", folder, "--snn", "other", "--report-images", 0)
+    load(folder / "other")
+
+
 @pytest.mark.parametrize(
     "size",
     [pytest.param(1_000, marks=pytest.mark.long), 60_000],
@@ -172,7 +181,8 @@ def test_simulation_without_room(size, simulated, tmp_path):
     assert json.loads((folder / "summary.json").read_text())["timesteps"] == 20
 
 
-def test_results_of_a_network_that_is_replaced(simulated, tmp_path):
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_results_of_a_network_that_is_replaced(again, simulated, tmp_path):
     """They are kept, where nobody takes them for those of the new one."""
     folder = Path(shutil.copytree(simulated, tmp_path / "run"))
     (folder / "notes.txt").write_text("of the user")
@@ -195,12 +205,15 @@ def test_results_of_a_network_that_is_replaced(simulated, tmp_path):
     assert (folder / "notes.txt").read_text() == "of the user"
 
     # Nothing is overwritten, also where the network is gone.
-    succeed("simulate", folder, "--images", 20, "--timesteps", 10)
-    shutil.rmtree(folder / "snn")
-    succeed("convert", folder, "--report-images", 0)
-    assert not any((folder / name).exists() for name in RESULTS)
-    assert (folder / "replaced-network" / "summary.json").exists()
-    assert len(list(folder.glob("replaced-*"))) == 2
+    places = ("replaced-*", "replaced-network")
+    for place in places if again else places[1:]:
+        succeed("simulate", folder, "--images", 20, "--timesteps", 10)
+        if place == "replaced-network":
+            shutil.rmtree(folder / "snn")
+        succeed("convert", folder, "--report-images", 0)
+        assert not any((folder / name).exists() for name in RESULTS)
+        assert all((p / "summary.json").exists() for p in folder.glob(place))
+    assert len(list(folder.glob("replaced-*"))) == 2 + again
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
 
 

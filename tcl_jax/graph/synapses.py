@@ -6,6 +6,7 @@ channel keep their digits, or in a network of whole numbers the 32 bits of its p
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Real
@@ -41,12 +42,17 @@ def in_bfloat16(graph: Graph, images: Real[Array, "b ..."] | None = None) -> Gra
     >>> (evaluate(graph, x) / x).tolist()
     [[1.0, 1.0]]
     """
-
-    def stored(node: Node[Kind]) -> Node[Kind]:
-        op = node.op
-        return replace(node, op=op.stored(jnp.bfloat16)) if isinstance(op, Affine) else node
-
-    return Graph(tuple(map(stored, graph.nodes)))
+    return stored(graph, jnp.bfloat16)
 
 
 WEIGHTS.register("int8")(quantise)
+
+
+def stored(graph: Graph, dtype: Any) -> Graph:
+    """With kernels of this type of floating point, the nearest."""
+
+    def weighted(node: Node[Kind]) -> Node[Kind]:
+        op = node.op
+        return replace(node, op=op.stored(dtype)) if isinstance(op, Affine) else node
+
+    return Graph(tuple(map(weighted, graph.nodes)))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from tcl_jax import graph as g
 from tcl_jax.graph.convolution import is_depthwise
 from tcl_jax.graph.ops.base import Shape
+from tcl_jax.graph.synapses import stored
 from tcl_jax.simulation.costs import Costs, costs
 from tcl_jax.simulation.neurons import NeuronModel
 from tcl_jax.simulation.split import PLATFORMS, split
@@ -70,7 +70,8 @@ def lower(
     whole = jnp.issubdtype(graph.dtype, jnp.integer)
     if neurons and not whole and (platform or jax.default_backend()) in PLATFORMS:
         graph = split(graph, neurons)
-    graph = graph if whole else _written_out(graph)
+    if any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(graph)):
+        graph = stored(graph, graph.dtype)
     known = costs(platform)
     if known is None:
         return graph
@@ -87,17 +88,6 @@ def lower(
             inputs = (len(nodes) - 1,)
         now.append(len(nodes) - 1)
     return g.Graph(tuple(nodes))
-
-
-def _written_out(graph: g.Graph) -> g.Graph:
-    if all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves(graph)):
-        return graph
-
-    def wider(node: g.Node[g.Kind]) -> g.Node[g.Kind]:
-        op = node.op
-        return replace(node, op=op.stored(graph.dtype)) if isinstance(op, g.Affine) else node
-
-    return g.Graph(tuple(map(wider, graph.nodes)))
 
 
 def chosen(graph: g.Graph, platform: str | None = None) -> dict[str, str]:
