@@ -94,14 +94,15 @@ def _write(measured: list[dict[str, Any]]) -> None:
     ]
     text = (
         f"Written by `python -m benchmarks.weights`: ms a step, of T={TIMESTEPS}, by type of "
-        f"weights: of tcl_jax, and in the last two columns of {PEER}. Weights are random."
+        f"weights: of tcl_jax, and *in italics* of {PEER}. Weights are random. {PEER}'s "
+        f"time over that of tcl_jax: {'; '.join(_gain(measured, dtype) for dtype in TYPES)}."
     )
     lines = [
         "# Weights of fewer bits",
         "",
         *textwrap.wrap(text, WIDTH),
         "",
-        *table(("network", "batch", *WEIGHTS, *TYPES), rows),
+        *table(("network", "batch", *WEIGHTS, *(f"*{dtype}*" for dtype in TYPES)), rows),
         "",
         "Of the network that is saved, in MiB:",
         "",
@@ -110,6 +111,14 @@ def _write(measured: list[dict[str, Any]]) -> None:
         *dict.fromkeys("\n".join(source(row["about"])) for row in measured),
     ]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _gain(measured: list[dict[str, Any]], dtype: str) -> str:
+    """How many times the peer's time is ours, both with weights of this type."""
+    times = [row["seconds"] for row in measured]
+    gains = [t[f"{PEER} {dtype}"] / t[f"tcl_jax {dtype}"] for t in times]
+    mean = statistics.geometric_mean(gains)
+    return f"in {dtype} {mean:.2f} in the geometric mean, {min(gains):.2f} at least"
 
 
 if __name__ == "__main__":
