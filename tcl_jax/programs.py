@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tcl_jax.errors import InputError
+
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _PASSES = {"high": 3, "highest": 6}
 # They name what is there anyway: nothing is read or written for them.
@@ -121,18 +123,40 @@ def compiled(lowered: Any) -> Program:
         raise NoRoom(*(float(number) * unit[letter] for number, letter in sizes[:2])) from None
 
 
-def fitting(
-    lowered: Callable[[int], Any], batch_size: int, multiple: int, fixed: float, full: NoRoom
-) -> int | None:
-    """A batch that fits where another does not, compiled to be sure; None where there is none.
+def of_batch(
+    lowered: Callable[[int], Any],
+    batch_size: int,
+    *,
+    multiple: int,
+    fixed: float,
+    where: str,
+    otherwise: str,
+) -> Program:
+    """What a program of a batch costs.
 
     Args:
         lowered: the program, by batch size.
-        batch_size: that does not fit.
+        batch_size: of the one.
         multiple: of which a batch has to be one.
         fixed: bytes that do not grow with it.
-        full: what was found of it.
+        where: the name of the devices.
+        otherwise: what to do where no batch fits.
+
+    Raises:
+        InputError: it does not fit; with a batch that does, compiled to be sure.
     """
+    try:
+        return compiled(lowered(batch_size))
+    except NoRoom as full:
+        fitting = _fitting(lowered, batch_size, multiple, fixed, full)
+        advice = f"{fitting} fit" if fitting else otherwise
+        raise InputError(f"batch_size={batch_size} needs {full} of {where}: {advice}") from None
+
+
+def _fitting(
+    lowered: Callable[[int], Any], batch_size: int, multiple: int, fixed: float, full: NoRoom
+) -> int | None:
+    """A batch that fits where another does not; None where there is none."""
     while batch_size > multiple:
         # All else grows in proportion, but for what the compiler makes of it.
         part = min((full.limit - fixed) / (full.used - fixed), 1)

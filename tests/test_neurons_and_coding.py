@@ -215,6 +215,11 @@ def test_every_coding_converges_to_the_same_rates(coding):
         (lambda: Simulation(seed=-1), "^seed must be from 0"),
         (lambda: Simulation(seed=2**31), "^seed must be from 0"),
         (lambda: Simulation(delay=-1), "^delay must not be negative"),
+        (
+            lambda: Simulation(executor="scan"),
+            r"^executor is the text 'scan': give simulation.EXECUTORS.read\('scan'\)$",
+        ),
+        (lambda: Simulation("if:v0=0.5"), r"give simulation.NEURONS.read\('if:v0=0.5'\)$"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, says):

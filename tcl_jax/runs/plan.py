@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from tcl_jax import data, programs
-from tcl_jax.errors import InputError
 from tcl_jax.graph import Graph
 from tcl_jax.roofline import costs
 from tcl_jax.runs.converted import load_converted
@@ -104,15 +103,14 @@ def plan_simulation(
         )
         return lowered(there, x, labels, mask, timesteps, settings)
 
-    try:
-        program = programs.compiled(of(batch_size))
-    except programs.NoRoom as full:
-        weights = sum(x.nbytes for x in jax.tree.leaves(graph))
-        fitting = programs.fitting(of, batch_size, host.mesh.size, weights, full)
-        advice = f"{fitting} fit" if fitting else "choose chips with more memory"
-        raise InputError(
-            f"batch_size={batch_size} needs {full} of {topology.name}: {advice}"
-        ) from None
+    program = programs.of_batch(
+        of,
+        batch_size,
+        multiple=host.mesh.size,
+        fixed=sum(x.nbytes for x in jax.tree.leaves(graph)),
+        where=topology.name,
+        otherwise="choose chips with more memory",
+    )
     found = costs(program, topology)
 
     def at(seconds: float) -> dict[str, float]:

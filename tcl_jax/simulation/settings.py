@@ -11,6 +11,14 @@ from tcl_jax.simulation.executors import Blocked, Executor
 from tcl_jax.simulation.neurons import IF, NeuronModel
 from tcl_jax.simulation.readout import Readout, Spikes
 
+_TABLES = {
+    "neurons": "NEURONS",
+    "coding": "CODINGS",
+    "readout": "READOUTS",
+    "executor": "EXECUTORS",
+}
+"""Where what a text names is read, by what it is of a simulation."""
+
 
 @pytree("neurons", "coding", "readout", "delay", "seed")
 @dataclass(frozen=True)
@@ -44,6 +52,11 @@ class Simulation:
     """In which order all that is computed."""
 
     def __post_init__(self) -> None:
+        for name, table in _TABLES.items():
+            if isinstance(text := getattr(self, name), str):
+                raise InputError(
+                    f"{name} is the text {text!r}: give simulation.{table}.read({text!r})"
+                )
         if isinstance(self.delay, Integral) and self.delay < 0:
             raise InputError(f"delay must not be negative, got {self.delay}")
         if isinstance(self.seed, Integral) and not 0 <= self.seed < 2**31:
@@ -51,8 +64,7 @@ class Simulation:
 
     def said(self) -> dict[str, Any]:
         """For a record that people and tables read."""
-        named = ("neurons", "coding", "readout", "executor")
-        texts = {name: str(getattr(self, name)) for name in named}
+        texts = {name: str(getattr(self, name)) for name in _TABLES}
         return {**texts, **asdict(self.neurons), "delay": self.delay, "seed": self.seed}
 
     def distinguished(self) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """What training comes to on a slice of TPU chips, found by compiling its step for them."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import jax
 import numpy as np
 
 from tcl_jax import data, programs
-from tcl_jax.errors import InputError
-from tcl_jax.programs import NoRoom, Program
+from tcl_jax.programs import Program
 from tcl_jax.roofline import Roofline, costs, roofline
 from tcl_jax.topology import Topology
 from tcl_jax.training.config import Config
@@ -100,21 +100,20 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
     it = task(config, info, cluster, shard_optimizer=shard_optimizer)
     state = bytes_on_each(it.shapes, it.where)
 
-    def lowered(batch_size: int) -> jax.stages.Lowered:
-        smaller = replace(config, batch_size=batch_size)
-        step = task(smaller, info, cluster, shard_optimizer=shard_optimizer)
-        return _lowered(step, smaller, info, topology)
+    @cache
+    def step(batch_size: int) -> jax.stages.Lowered:
+        of_size = replace(config, batch_size=batch_size)
+        its = task(of_size, info, cluster, shard_optimizer=shard_optimizer)
+        return _lowered(its, of_size, info, topology)
 
-    step = _lowered(it, config, info, topology)
-    try:
-        program = programs.compiled(step)
-    except NoRoom as full:
-        multiple = cluster.mesh.size * config.accumulate
-        fitting = programs.fitting(lowered, config.batch_size, multiple, state, full)
-        advice = f"{fitting} fit" if fitting else "choose more chips, or a larger accumulate"
-        raise InputError(
-            f"batch_size={config.batch_size} needs {full} of {topology.name}: {advice}"
-        ) from None
+    program = programs.of_batch(
+        step,
+        config.batch_size,
+        multiple=cluster.mesh.size * config.accumulate,
+        fixed=state,
+        where=topology.name,
+        otherwise="choose more chips, or a larger accumulate",
+    )
     return Plan(
         config,
         topology,
@@ -122,7 +121,7 @@ def plan(config: Config, topology: Topology, *, shard_optimizer: bool = False) -
         state,
         program,
         roofline(program, topology),
-        programs.flops_as_written(step) / cluster.mesh.size,
+        programs.flops_as_written(step(config.batch_size)) / cluster.mesh.size,
         it.steps_per_epoch,
     )
 
