@@ -172,17 +172,54 @@ def test_readouts_are_what_they_say(case, threshold):
     graph = trace(lambda x: x @ jnp.eye(4), jnp.zeros((1, 4)))
     graph = with_norms(graph, {graph.output.name: threshold})
     state = Counted(jnp.asarray(potential), jnp.asarray(counts))
-    by_spikes, by_membrane = [], []
-    for n, v in zip(counts, potential, strict=True):
-        taken = v + threshold * n
-        # More than nothing first; of these the most spikes, then the highest potential.
-        rank = [(True, m, p) if q >= 0 else (False, q) for m, p, q in zip(n, v, taken, strict=True)]
-        by_spikes.append(max(range(4), key=rank.__getitem__))
-        by_membrane.append(np.argmax(v + threshold * n))
+    by_membrane = np.argmax(potential + threshold * counts, -1)
+    orders = [_order(v, n, threshold) for v, n in zip(potential, counts, strict=True)]
     output = graph.output.op
     charge = simulation.Spikes().charge(state, output)
-    assert simulation.Spikes().classify(state, output).tolist() == by_spikes
-    assert simulation.Membrane().classify(charge, output).tolist() == by_membrane
+    assert simulation.Spikes().classify(state, output).tolist() == [order[0] for order in orders]
+    assert simulation.Membrane().classify(charge, output).tolist() == by_membrane.tolist()
+    for label in range(4):
+        ranks = simulation.Spikes().rank(state, output, jnp.full(len(counts), label, jnp.int16))
+        assert ranks.tolist() == [order.index(label) for order in orders]
+    for label in (-1, 4):  # no class
+        ranks = simulation.Spikes().rank(state, output, jnp.full(len(counts), label))
+        assert ranks.tolist() == [4] * len(counts)
+    unknown = jnp.array([[2.0, jnp.nan, 1.0, 3.0]])
+    for label, place in enumerate([2, 4, 3, 1]):  # after what is no number, which no label meets
+        assert simulation.Membrane().rank(unknown, output, jnp.array([label])).item() == place
+
+
+def _order(potential, counts, threshold):
+    """Classes as spikes rank them."""
+    # More than nothing first; of these the most spikes, then the highest potential.
+    rank = [
+        (True, n, v) if v + threshold * n >= 0 else (False, v + threshold * n)
+        for v, n in zip(potential, counts, strict=True)
+    ]
+    return sorted(range(len(rank)), key=rank.__getitem__, reverse=True)  # stable: the first first
+
+
+@pytest.mark.parametrize("executor", ["scan", "blocked:4"])
+def test_a_class_may_be_right_among_several(network, images, labels, executor):
+    how = simulation.Simulation(executor=simulation.EXECUTORS.read(executor))
+    batch = {"image": images, "label": labels, "mask": jnp.arange(16) < 13}
+    curves = simulation.latency_curve(network, [batch], 9, how, top=(1, 2, 3))
+    assert curves.shape == (9, 3) and np.all(np.diff(curves, axis=1) > 0)
+    for timesteps in (1, 4, 9):
+        state = simulation.simulate(network, images, timesteps, how).output
+        orders = [
+            _order(np.asarray(v), np.asarray(n), float(network.output.op.threshold))
+            for v, n in zip(state.membrane, state.counts, strict=True)
+        ]
+        for k, found in zip((1, 2, 3), curves[timesteps - 1], strict=True):
+            right = [int(labels[i]) in order[:k] for i, order in enumerate(orders[:13])]
+            assert found == np.mean(right)
+    second = simulation.latency_curve(network, [batch], 9, how, top=2)
+    measured, _ = simulation.measure(network, [batch], 9, how, top=2)
+    np.testing.assert_array_equal(second, curves[:, 1])
+    np.testing.assert_array_equal(measured, second)
+    with pytest.raises(InputError, match=r"^top must be at least 1, got 0"):
+        simulation.latency_curve(network, [batch], 9, how, top=0)
 
 
 def test_the_membrane_readout_is_the_accumulated_current(network, images):

@@ -278,9 +278,10 @@ def measure(
     settings: Simulation = PAPER,
     *,
     counted: g.Graph | None = None,
+    top: int | tuple[int, ...] = 1,
     cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
-) -> tuple[Float[np.ndarray, " t"], Activity]:
+) -> tuple[Float[np.ndarray, " t"] | Float[np.ndarray, "t k"], Activity]:
     """Accuracy at every latency, as `latency_curve` has it, and what the network did meanwhile.
 
     All in one pass; what leaves the scan is a few integers for each step and layer.
@@ -291,6 +292,7 @@ def measure(
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.
         counted: the network before it was lowered; `graph` when None.
+        top: as `latency_curve` takes it.
         cluster: as `latency_curve` takes it.
         done: told the number of images after each batch.
 
@@ -321,7 +323,7 @@ def measure(
 
     def of_batch(batch: dict[str, Any]) -> Any:
         x, labels, mask = (jnp.asarray(batch[of]) for of in ("image", "label", "mask"))
-        found = _of_batch(graph, synapses, x, labels, mask, timesteps, settings)
+        found = _of_batch(graph, synapses, x, labels, mask, timesteps, settings, top)
         return *found, classes_in(labels, mask)
 
     (right, spikes, classes), images = sum_over(batches, of_batch, done, cluster)
@@ -333,7 +335,7 @@ def measure(
     return right / classes, Activity(images, layers, analog, analog_operations(counted))
 
 
-@partial(jax.jit, static_argnames="timesteps")
+@partial(jax.jit, static_argnames=("timesteps", "top"))
 def _of_batch(
     graph: g.Graph,
     synapses: Mapping[str, FanOut],
@@ -342,7 +344,8 @@ def _of_batch(
     mask: Bool[Array, " b"],
     timesteps: int,
     settings: Simulation,
-) -> tuple[Int[Array, " t"], dict[str, Int[Array, "t k"]]]:
+    top: int | tuple[int, ...] = 1,
+) -> tuple[Int[Array, " t"] | Int[Array, "t k"], dict[str, Int[Array, "t k"]]]:
     """Classes that are right, and spikes by layer and fan-out, at every step."""
     largest = max(s.index.size for s in synapses.values())
     if x.shape[0] * largest >= 2**31:
@@ -352,7 +355,7 @@ def _of_batch(
         )
 
     def observe(state: State, spikes: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        right = correct(graph, state, labels, mask, settings)
+        right = correct(graph, state, labels, mask, settings, top)
         events = {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
         if not settings.coding.constant:
             events[graph.input.name] = spikes[graph.input.name] != 0

@@ -26,7 +26,8 @@ def correct_by_latency(
     mask: Bool[Array, " b"],
     timesteps: int,
     settings: Simulation = PAPER,
-) -> Int[Array, " t"]:
+    top: int | tuple[int, ...] = 1,
+) -> Int[Array, " t"] | Int[Array, "t k"]:
     """How many classes of a batch are right at t = 1, 2, ... `timesteps`.
 
     Simulation is causal, so that one scan gives the whole curve; only the sums leave it, and
@@ -40,13 +41,15 @@ def correct_by_latency(
         mask: False where an image is padding.
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.
+        top: among how many of the first a right class may be; of several numbers, the last axis is
+            theirs.
 
     Raises:
-        InputError: `timesteps` is not above 0, the images do not fit the graph, or the labels not
-            its output.
+        InputError: `timesteps` or `top` is not above 0, the images do not fit the graph, or the
+            labels not its output.
     """
     check_times(timesteps)
-    right: Array = _correct(graph, x, labels, mask, timesteps, settings)
+    right: Array = _correct(graph, x, labels, mask, timesteps, settings, top)
     return right
 
 
@@ -67,7 +70,7 @@ def lowered(
     return _correct.lower(graph, x, labels, mask, timesteps, settings)
 
 
-@partial(jax.jit, static_argnames="timesteps")
+@partial(jax.jit, static_argnames=("timesteps", "top"))
 def _correct(
     graph: Graph,
     x: Array,
@@ -75,9 +78,10 @@ def _correct(
     mask: Array,
     timesteps: int,
     settings: Simulation,
-) -> Int[Array, " t"]:
+    top: int | tuple[int, ...] = 1,
+) -> Int[Array, " t"] | Int[Array, "t k"]:
     def right(state: State, spikes: dict[str, Array]) -> Array:
-        return correct(graph, state, labels, mask, settings)
+        return correct(graph, state, labels, mask, settings, top)
 
     return all_steps(graph, x, timesteps, right, settings)[1]
 
@@ -88,17 +92,34 @@ def correct(
     labels: Int[Array, "b ..."] | Bool[Array, "b ..."],
     mask: Bool[Array, " b"],
     settings: Simulation,
-) -> Int[Array, ""]:
+    top: int | tuple[int, ...] = 1,
+) -> Int[Array, ""] | Int[Array, " k"]:
     """How many classes of a batch are right, those of padding left out.
 
+    Args:
+        graph: the network.
+        state: at t.
+        labels: the right classes.
+        mask: False where an image is padding.
+        settings: what it was simulated with.
+        top: as `correct_by_latency` has it.
+
     Raises:
-        InputError: there are not as many labels as classes.
+        InputError: `top` is not above 0, or there are not as many labels as classes.
     """
+    if isinstance(top, tuple):
+        return jnp.stack([correct(graph, state, labels, mask, settings, k) for k in top])
+    if top < 1:
+        raise InputError(f"must be at least 1, got {top}", "top")
     classes = classify(graph, state, settings)
     check_labels(classes.shape, labels.shape, mask.shape)
     images = mask.astype(bool).reshape(-1, *(1,) * (classes.ndim - 1))
-    with implicit():  # labels are of any type of whole numbers
-        return jnp.sum((classes == labels) & images)
+    if top > 1:
+        found = settings.readout.rank(state.output, graph.output.op, labels) < top
+    else:
+        with implicit():  # labels are of any type of whole numbers
+            found = classes == labels
+    return jnp.sum(found & images)
 
 
 def latency_curve(
@@ -107,9 +128,10 @@ def latency_curve(
     timesteps: int,
     settings: Simulation = PAPER,
     *,
+    top: int | tuple[int, ...] = 1,
     cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
-) -> Float[np.ndarray, " t"]:
+) -> Float[np.ndarray, " t"] | Float[np.ndarray, "t k"]:
     """Accuracy at every latency up to `timesteps`, exact over batches of any size and padding.
 
     Args:
@@ -118,13 +140,14 @@ def latency_curve(
             `correct_by_latency` has them; laid over devices as the caller likes.
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.
+        top: as `correct_by_latency` has it: 5 for top-5 accuracy, ``(1, 5)`` for both.
         cluster: the processes, each of which has a part of the batches, or none; the curve is of
             all.  This one alone when None.
         done: told the number of images after each batch.
 
     Returns:
         Accuracy in [0, 1] at T = 1, 2, ..., over all classes of all images; the curve to a shorter
-        T is a prefix of it.
+        T is a prefix of it.  Where `top` is several numbers, the last axis is theirs.
 
     Raises:
         InputError: `timesteps` is not above 0, the images do not fit the graph or the labels not
@@ -144,7 +167,7 @@ def latency_curve(
 
     def of_batch(batch: dict[str, Any]) -> Any:
         x, labels, mask = (jnp.asarray(batch[of]) for of in ("image", "label", "mask"))
-        right = correct_by_latency(graph, x, labels, mask, timesteps, settings)
+        right = correct_by_latency(graph, x, labels, mask, timesteps, settings, top)
         return right, classes_in(labels, mask)
 
     (right, classes), _images = sum_over(batches, of_batch, done, cluster)

@@ -40,9 +40,35 @@ class Readout(Choice, ABC):
     def charge(self, state: Any, output: Output) -> Real[Array, "b ..."]:
         """All current that has arrived: held, or given away as spikes."""
 
+    def keys(self, state: Any, output: Output) -> tuple[Real[Array, "b ... c"], ...]:
+        """What classes are ranked by, the largest first: where it is the same of two, by the next.
+
+        The charge, unless a readout says otherwise.  Of classes that are the same in all, the first
+        comes first.
+        """
+        return (by_class(self.charge(state, output)),)
+
     def classify(self, state: Any, output: Output) -> Int[Array, "b ..."]:
-        """The class that the output neurons point to: that of the largest charge."""
-        return jnp.argmax(by_class(self.charge(state, output)), -1)
+        """The class that the output neurons point to: the first of all."""
+        *others, last = self.keys(state, output)
+        first = jnp.ones(last.shape, bool)
+        for key in others:
+            first &= key == jnp.max(jnp.where(first, key, _least(key)), -1, keepdims=True)
+        return jnp.argmax(jnp.where(first, last, _least(last)), -1)
+
+    def rank(self, state: Any, output: Output, labels: Int[Array, "b ..."]) -> Int[Array, "b ..."]:
+        """How many classes come before each of these; of what is no class, how many there are."""
+        keys = self.keys(state, output)
+        classes = jnp.arange(keys[0].shape[-1])
+        labels = labels.astype(classes.dtype)[..., None]
+        same, before = jnp.ones(keys[0].shape, bool), jnp.zeros(keys[0].shape, bool)
+        for key in keys:
+            own = jnp.take_along_axis(key, jnp.clip(labels, 0, classes.size - 1), -1)
+            before |= same & ~(key <= own)  # what is no number comes first, and is no class's
+            same &= key == own
+        before |= same & (against(classes, same) < labels)
+        there = (labels >= 0) & (labels < classes.size)
+        return jnp.sum(before | ~there, -1)
 
 
 READOUTS: Choices[Readout] = Choices("readout")
@@ -91,15 +117,11 @@ class Spikes(Readout):
         r""".. math:: q = V + n V_{thr}"""
         return state.membrane + state.counts * output.threshold
 
-    def classify(self, state: Counted, output: Output) -> Int[Array, "b ..."]:
+    def keys(self, state: Counted, output: Output) -> tuple[Real[Array, "b ... c"], ...]:
         charges = by_class(self.charge(state, output))
-        potential = by_class(state.membrane)
         negative = charges < 0
         counts = jnp.where(negative, -1, by_class(state.counts))
-        most = counts == jnp.max(counts, -1, keepdims=True)
-        whole = jnp.issubdtype(potential.dtype, jnp.integer)
-        least = jnp.iinfo(potential.dtype).min if whole else -jnp.inf
-        return jnp.argmax(jnp.where(most, jnp.where(negative, charges, potential), least), -1)
+        return counts, jnp.where(negative, charges, by_class(state.membrane))
 
 
 @READOUTS.register("membrane")
@@ -125,6 +147,11 @@ def by_class(values: Real[Array, "b ..."]) -> Real[Array, "b ... c"]:
     """Values of output neurons, classes last: one logit alone stands behind a class of 0."""
     one = values[:, None] if values.ndim == 1 else values
     return one if one.shape[-1] > 1 else jnp.concatenate([jnp.zeros_like(one), one], -1)
+
+
+def _least(values: Real[Array, "..."]) -> float:
+    whole = jnp.issubdtype(values.dtype, jnp.integer)
+    return jnp.iinfo(values.dtype).min if whole else -jnp.inf
 
 
 def check_labels(classes: tuple[int, ...], labels: tuple[int, ...], mask: tuple[int, ...]) -> None:
