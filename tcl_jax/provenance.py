@@ -94,6 +94,7 @@ def _program() -> list[str]:
 def _commit() -> str:
     """Commit of the checkout that holds this file, marked where tracked files have changed.
 
+    But not where records have, in folders of ``results/``: a command that goes on writes its own.
     Not of a repository that this file merely lies in, as where an environment is part of it.
     """
     here = Path(__file__).resolve()
@@ -111,7 +112,8 @@ def _commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        records = ":(top,exclude,glob)results/*/**"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", records)
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"

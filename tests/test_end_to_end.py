@@ -16,8 +16,11 @@ from cli import trained as trained
 from tensorboardX.proto.event_pb2 import Event
 
 from tcl_jax import data
+from tcl_jax.report.tables import print_curve
+from tcl_jax.runs.convert import convert_run
 from tcl_jax.runs.converted import open_converted
 from tcl_jax.runs.report import report_run
+from tcl_jax.runs.simulate import simulate_run
 from tcl_jax.runs.trained import open_run
 
 LAYERS = ["act1", "act2", "act3", "act4", "act5"]
@@ -124,6 +127,32 @@ def test_conversion_prints_norm_factors_and_its_verification(simulated):
     right = f"{ann['accuracy']['float32']:.2%} in float32"
     assert f"accuracy of the trained network on 359 test images: {right}" in words
     assert printed.err == ""
+
+
+def test_of_many_classes_top_5_stands_beside(simulated, tmp_path, monkeypatch, capsys):
+    folder, _, _ = simulated
+    shutil.copytree(folder, tmp_path / "run")
+    alone = simulate_run(tmp_path / "run", 20, images=100)
+    monkeypatch.setattr("tcl_jax.runs.converted.FEW_CLASSES", 5)
+    older = simulate_run(tmp_path / "run", 20, images=100)
+    assert older.summary["ann_top5_accuracy"] is None
+    converted = convert_run(open_run(tmp_path / "run"), images=120, calibration_images=100)
+    ann = converted.artifact.about["ann"]
+    found = simulate_run(tmp_path / "run", 20, images=100)
+    np.testing.assert_array_equal(found.curve, alone.curve)
+    assert found.top5[-1] == found.summary["snn_top5_accuracy"][20] == 1.0 > found.curve[-1]
+    assert np.all(found.top5 >= found.curve) and found.top5[3] < 1.0
+    run = open_run(tmp_path / "run")
+    batches = list(run.batches("test", 120, limit=120))
+    best = np.argsort(-np.asarray(run.logits(batches[0]["image"])), -1)[:, :5]
+    right = (best == np.asarray(batches[0]["label"])[:, None]).any(-1)
+    assert ann["accuracy_top5"] == {"float32": right.mean()}
+    assert found.summary["ann_top5_accuracy"] == right[:100].mean()
+    rows = (tmp_path / "run" / "curve.csv").read_text().splitlines()
+    assert rows[0] == "T,accuracy,top5" and rows[20] == f"20,{found.curve[-1]},{found.top5[-1]}"
+    print_curve(found.curve, {"float32": 0.5}, [4, 20], "", top5=found.top5, ann_top5=0.875)
+    table = capsys.readouterr().out
+    assert f"{found.top5[3]:.2%} │    87.50% │" in table and max(map(len, table.splitlines())) <= 80
 
 
 def test_conversion_reports_on_every_layer(simulated):

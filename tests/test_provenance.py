@@ -75,10 +75,20 @@ def test_the_commit_of_a_repository_around_the_environment_is_not_ours(installed
 
 def test_the_commit_is_that_of_the_repository_that_holds_the_code(installed, monkeypatch):
     repository = installed.parents[2]
-    git(repository, "add", "--force", str(installed))
+    record, script = (repository / "results" / name for name in ("a/a.json", "a.py"))
+    record.parent.mkdir(parents=True)
+    for path in (record, script):
+        path.write_text("{}")
+    git(repository, "add", "--force", str(installed), "results")
     git(repository, "commit", "-qm", "a copy")
     monkeypatch.setattr(provenance, "__file__", str(installed))
-    assert provenance.describe()["commit"] == git(repository, "rev-parse", "HEAD")
+    commit = git(repository, "rev-parse", "HEAD")
+    assert provenance.describe()["commit"] == commit
+    record.write_text("{1}")  # by a command that goes on where it was
+    assert provenance.describe()["commit"] == commit
+    script.write_text("{1}")
+    assert provenance.describe()["commit"] == f"{commit}+changes"
+    git(repository, "checkout", str(script))
     installed.write_text("changed")
     assert provenance.describe()["commit"].endswith("+changes")
 

@@ -154,12 +154,19 @@ def main() -> int:
 
 
 def _print(o: Options, simulated: Simulated) -> None:
-    curve, summary, energy = simulated
+    curve, top5, summary, energy = simulated
     weights = "" if summary["weights"] == "float32" else f"weights of {summary['weights']}, "
     title = (
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, {weights}"
         f"{summary['norm']} norm, {summary['readout']} readout"
     )
-    print_curve(list(curve), summary["ann_accuracy_in"], latencies(o.timesteps), title)
+    print_curve(
+        list(curve),
+        summary["ann_accuracy_in"],
+        latencies(o.timesteps),
+        title,
+        top5=None if top5 is None else list(top5),
+        ann_top5=summary.get("ann_top5_accuracy"),
+    )
     if energy is not None:
         print_energy(energy, list(curve), summary["ann_accuracy"])

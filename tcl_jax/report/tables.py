@@ -76,6 +76,8 @@ def print_conversion(about: Mapping[str, Any]) -> None:
         )
     ann = about["ann"]
     accuracy = ", ".join(f"{a:.2%} in {dtype}" for dtype, a in ann["accuracy"].items())
+    if "accuracy_top5" in ann:
+        accuracy += f"; top-5 {ann['accuracy_top5']['float32']:.2%}"
     _console.print(
         f"accuracy of the trained network on {ann['images']} test images: {accuracy}",
         highlight=False,
@@ -120,6 +122,9 @@ def print_curve(
     ann_accuracy: Mapping[str, float],
     latencies: Sequence[int],
     title: str,
+    *,
+    top5: Sequence[float] | None = None,
+    ann_top5: float | None = None,
 ) -> None:
     """Accuracy at some latencies beside the analog network's, and the loss by conversion.
 
@@ -128,11 +133,18 @@ def print_curve(
         ann_accuracy: the analog network's by the type that it computes in, float32 first.
         latencies: those to show.
         title: above the table.
+        top5: top-5 accuracy at T = 1, 2, ..., for two more columns.
+        ann_top5: the analog network's, where it is known.
     """
     (_, ann), *others = ann_accuracy.items()
-    headings = ("T", "SNN accuracy", "ANN accuracy", "conversion loss")
+    headings = ["T", "SNN accuracy", "ANN accuracy", "conversion loss"]
     at = ((t, accuracy[t - 1]) for t in latencies)
-    rows = [(f"{t}", f"{a:.2%}", f"{ann:.2%}", f"{100 * (ann - a):+.2f} points") for t, a in at]
+    rows = [[f"{t}", f"{a:.2%}", f"{ann:.2%}", f"{100 * (ann - a):+.2f} points"] for t, a in at]
+    if top5 is not None:
+        headings += ["SNN top-5", "ANN top-5"]
+        known = "–" if ann_top5 is None else f"{ann_top5:.2%}"
+        for t, row in zip(latencies, rows, strict=True):
+            row += [f"{top5[t - 1]:.2%}", known]
     _print(title, headings, rows)
     for dtype, other in others:
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)

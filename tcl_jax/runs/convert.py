@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tcl_jax import graph as g
 from tcl_jax import progress, provenance
@@ -24,7 +24,14 @@ from tcl_jax.graph.synapses import WEIGHTS
 from tcl_jax.pixels import standardize
 from tcl_jax.record import free
 from tcl_jax.runs.batches import check_counts, images_of, part
-from tcl_jax.runs.converted import LAYER_REPORT, RESULTS, Converted, packed, results_folder
+from tcl_jax.runs.converted import (
+    LAYER_REPORT,
+    RESULTS,
+    Converted,
+    packed,
+    results_folder,
+    tops,
+)
 from tcl_jax.runs.rounding import rounding
 from tcl_jax.runs.trained import Run
 from tcl_jax.tracing.trace import traced
@@ -189,7 +196,7 @@ def _evaluated(
         network = jax.jit(inference(run.model))
         networks[run.trained_in] = lambda x: network(run.variables, x)
     images = min(images, run.dataset.info.num_test)
-    right: dict[str, list[np.ndarray]] = {dtype: [] for dtype in networks}
+    ranks: dict[str, list[np.ndarray]] = {dtype: [] for dtype in networks}
     same, difference = 0, 0.0
     first, limit = part(images, batch_size, cluster)
     with progress.bar("evaluating", total=limit, unit="images", shown=cluster.writes) as done:
@@ -199,20 +206,31 @@ def _evaluated(
                 t: np.asarray(f(batch["image"]), np.float64)[mask] for t, f in networks.items()
             }
             for dtype, found in logits.items():
-                right[dtype].append(found.argmax(-1) == label[mask])
+                ranks[dtype].append(_ranks(found, label[mask]))
             exact, as_trained = logits["float32"], logits[run.trained_in]
             same += int(np.sum(exact.argmax(-1) == as_trained.argmax(-1)))
             difference = max(difference, float(np.abs(exact - as_trained).max()))
             done(len(exact))
-    parts, counts, differences = zip(*cluster.gather((right, same, difference)), strict=True)
+    parts, counts, differences = zip(*cluster.gather((ranks, same, difference)), strict=True)
     same, difference = sum(counts), max(differences)
     which = {dtype: np.concatenate([b for p in parts for b in p[dtype]]) for dtype in networks}
-    known = {
-        "images": images,
-        "accuracy": {dtype: float(found.mean()) for dtype, found in which.items()},
-        "right": {dtype: packed(found) for dtype, found in which.items()},
-    }
+    known: dict[str, Any] = {"images": images}
+    for top in tops(run.dataset.info.num_classes):
+        of = "" if top == 1 else f"_top{top}"
+        right = {dtype: found < top for dtype, found in which.items()}
+        known[f"accuracy{of}"] = {dtype: float(found.mean()) for dtype, found in right.items()}
+        known[f"right{of}"] = {dtype: packed(found) for dtype, found in right.items()}
     if len(networks) == 1:
         return known
     apart = {"same_class_as_trained": same, "max_abs_logit_difference_as_trained": difference}
     return known | apart
+
+
+def _ranks(
+    logits: Float[np.ndarray, "b c"], labels: Int[np.ndarray, " b"]
+) -> Int[np.ndarray, " b"]:
+    """How many classes come before the right one; what is no number comes first."""
+    own = np.take_along_axis(logits, labels[:, None], -1)
+    earlier = np.arange(logits.shape[-1]) < labels[:, None]
+    ranks: np.ndarray = np.sum(~(logits <= own) | (logits == own) & earlier, -1)
+    return ranks

@@ -25,6 +25,10 @@ RESULTS = (
 """Files of a simulation's results, in `results_folder`."""
 
 
+FEW_CLASSES = 10
+"""With more of them, top-5 accuracy stands beside top-1, as the literature has it."""
+
+
 def results_folder(folder: Path, snn: str) -> Path:
     """Where results of a run's spiking network go: the run's folder for ``snn``, else its own."""
     return folder if snn == "snn" else folder / snn
@@ -60,11 +64,17 @@ class Converted:
         """Images of a split, as `standardised` has them."""
         return standardised(self.dataset, self.artifact.standardize, split, batch_size, **which)
 
-    def ann_accuracy(self, images: int) -> dict[str, float]:
+    @property
+    def tops(self) -> tuple[int, ...]:
+        """Among how many of the first classes a right one may be: top-1, or top-1 and top-5."""
+        return tops(self.dataset.info.num_classes)
+
+    def ann_accuracy(self, images: int, top: int = 1) -> dict[str, float]:
         """The trained network's accuracy, by the type that it computes in, float32 first.
 
         Args:
             images: the number of test images, from the first.
+            top: of `tops`.  Of more than one there is none where an older version converted.
 
         Raises:
             InputError: it was evaluated on fewer when it was converted.
@@ -76,10 +86,16 @@ class Converted:
                 f"converted, and {images} are to be compared: give images={known['images']}, or "
                 "convert it again with more"
             )
+        rights = known["right"] if top == 1 else known.get(f"right_top{top}", {})
         return {
             dtype: float(_unpacked(right, known["images"])[:images].mean())
-            for dtype, right in known["right"].items()
+            for dtype, right in rights.items()
         }
+
+
+def tops(classes: int) -> tuple[int, ...]:
+    """Of a network of so many classes, as `Converted.tops`."""
+    return (1, 5) if classes > FEW_CLASSES else (1,)
 
 
 def open_converted(

@@ -32,11 +32,13 @@ class Simulated(NamedTuple):
 
     Attributes:
         curve: accuracy at T = 1, 2, ...
+        top5: top-5 accuracy, where there are many classes.
         summary: of `summary.json`.
         energy: of `energy.json`, where it was asked for.
     """
 
     curve: Float[np.ndarray, " t"]
+    top5: Float[np.ndarray, " t"] | None
     summary: dict[str, Any]
     energy: dict[str, Any] | None
 
@@ -61,7 +63,8 @@ def simulate_run(
     run nothing else is read.
 
     Writes `curve.csv` (T and accuracy, every T from 1), `curve.png` and `summary.json`; with a
-    cost, `energy.json`, `energy.csv` and `energy.png`, too.
+    cost, `energy.json`, `energy.csv` and `energy.png`, too.  Of more than ten classes, top-5
+    accuracy is there beside.
 
     Args:
         folder: the run's folder.
@@ -101,19 +104,26 @@ def simulate_run(
     with progress.bar("simulating", total=limit, unit="images", shown=cluster.writes) as done:
         graph = own.replicate(lower(artifact.graph, neurons=settings.neurons))
         batches = converted.batches("test", batch_size, first=first, limit=limit, cluster=own)
-        how: dict[str, Any] = {"cluster": cluster, "done": done}
+        how: dict[str, Any] = {"top": converted.tops, "cluster": cluster, "done": done}
         activity = None
         if cost is None:
-            curve = latency_curve(graph, batches, timesteps, settings, **how)
+            curves = latency_curve(graph, batches, timesteps, settings, **how)
         else:
             counted = artifact.graph
-            curve, activity = measure(graph, batches, timesteps, settings, counted=counted, **how)
+            curves, activity = measure(graph, batches, timesteps, settings, counted=counted, **how)
+    curve, *more = curves.T
+    top5 = more[0] if more else None
+    of_top5: dict[str, Any] = {}
+    if top5 is not None:
+        of_top5["ann_top5_accuracy"] = converted.ann_accuracy(count, top=5).get("float32")
+        of_top5["snn_top5_accuracy"] = {t: top5[t - 1] for t in latencies(timesteps)}
     summary = {
         "timesteps": timesteps,
         "images": count,
         "ann_accuracy": ann_accuracy,
         "ann_accuracy_in": ann,
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
+        **of_top5,
         **settings.said(),
         "snn": snn,
         "norm": about["norm"],
@@ -129,12 +139,17 @@ def simulate_run(
     }
 
     def write() -> dict[str, Any] | None:
-        _write_curve(curve, output / "curve.csv")
+        _write_curve(curve, top5, output / "curve.csv")
         label = f"SNN, {about['norm']} norm, {settings.readout} readout"
         if summary["weights"] != "float32":
             label += f", {summary['weights']} weights"
         title = f"{about['network']} on {about['data']['name']}, {count} test images"
-        plot_curves({label: list(curve)}, ann, output / "curve.png", title=title)
+        curves, lines = {label: list(curve)}, dict(ann)
+        if top5 is not None:
+            curves["SNN, top-5"] = list(top5)
+            if (line := summary["ann_top5_accuracy"]) is not None:
+                lines["top-5"] = line
+        plot_curves(curves, lines, output / "curve.png", title=title)
         write_json(output / "summary.json", summary)
         if cost is None or activity is None:
             return None
@@ -142,14 +157,18 @@ def simulate_run(
         report: dict[str, Any] = {"cost": cost, "title": title, "about": summary}
         return write_energy(activity, list(curve), ann_accuracy, at, output, **report)
 
-    return Simulated(curve, summary, cluster.alone(write))
+    return Simulated(curve, top5, summary, cluster.alone(write))
 
 
-def _write_curve(curve: Float[np.ndarray, " t"], path: Path) -> None:
+def _write_curve(
+    curve: Float[np.ndarray, " t"], top5: Float[np.ndarray, " t"] | None, path: Path
+) -> None:
+    columns = {"accuracy": curve} if top5 is None else {"accuracy": curve, "top5": top5}
     with whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("T", "accuracy"))
-        writer.writerows((t, a) for t, a in enumerate(curve, start=1))
+        writer.writerow(("T", *columns))
+        for t, row in enumerate(zip(*columns.values(), strict=True), start=1):
+            writer.writerow((t, *row))
 
 
 def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:
