@@ -3,10 +3,11 @@
 Weights, batch statistics and λ are drawn at random, so that nothing is trivial.  At a network's
 own image size: time and memory of conversion (trace, fold, calibrate on two images, normalise),
 each network in a process of its own.  On small images: how far the converted network's logits are
-from the Flax network's, and how the spiking network's converge to them as T grows.  With images of
-either size: time to lower the network for a CPU, the first time in a process, and how much larger
-its weights are then.  Memory of a process that writes the report of every layer on 100 images of a
-network's own size, at T = 1 and 2: more steps take time alone.
+from the Flax network's, and how the spiking network's converge to them as T grows; and time to
+compile its simulation, of one image and of fifty, on one device.  With images of either size: time
+to lower the network for a CPU, the first time in a process, and how much larger its weights are
+then.  Memory of a process that writes the report of every layer on 100 images of a network's own
+size, at T = 1 and 2: more steps take time alone.
 """
 
 import argparse
@@ -57,6 +58,7 @@ NETWORKS = {
     "inception_v3": (299, 75, 1000),
 }
 LATENCIES = (125, 250, 500, 1000)
+TIMESTEPS, BATCHES = 100, (1, 50)  # of what is compiled
 SEED = 0
 
 
@@ -173,6 +175,24 @@ def _lowering(name: str) -> dict[str, Any]:
     return found
 
 
+def _compiling(name: str) -> dict[str, Any]:
+    side = NETWORKS[name][1]
+    graph, _ = convert_random(name, (side, side, 3))
+    graph = jax.block_until_ready(simulation.lower(graph, "cpu"))
+
+    @jax.jit
+    def counts(graph: Graph, x: jax.Array) -> jax.Array:
+        found: jax.Array = simulation.simulate(graph, x, TIMESTEPS).output.counts
+        return found
+
+    seconds = {}
+    for batch in BATCHES:
+        started = time.perf_counter()
+        counts.lower(graph, jnp.zeros((batch, side, side, 3))).compile()
+        seconds[batch] = time.perf_counter() - started
+    return {"side": side, "timesteps": TIMESTEPS, "seconds": seconds}
+
+
 def _report(name: str) -> dict[str, Any]:
     side = NETWORKS[name][0]
     graph, _ = convert_random(name, (side, side, 3))
@@ -198,6 +218,7 @@ MEASURES = {
     "conversion": _conversion,
     "convergence": _convergence,
     "lowering": _lowering,
+    "compiling": _compiling,
     "report": _report,
 }
 
@@ -227,8 +248,9 @@ def _write(found: dict[str, Any], folder: Path) -> None:
         size = (a["side"], f"{a['parameters']:,}", a["neurons"])
         conversion.append((name, *size, f"{a['seconds']:.1f}", f"{a['peak_gib']:.2f}"))
         lower, grown = (max(entry["lowering"][of].values()) for of in ("seconds", "grown"))
+        compiled = (f"{s:.1f}" for s in entry["compiling"]["seconds"].values())
         peak = entry["report"]["peak_gib"]
-        after.append((name, f"{lower:.2f}", f"{grown:.2f}", f"{peak:.2f}"))
+        after.append((name, f"{lower:.2f}", f"{grown:.2f}", *compiled, f"{peak:.2f}"))
         errors = [f"{b['snn'][str(t)]:.4f}" for t in LATENCIES]
         convergence.append((name, b["side"], f"{b['logits']:.1e}", *errors))
     rows = [
@@ -243,13 +265,17 @@ def _write(found: dict[str, Any], folder: Path) -> None:
         "",
         *table(("network", "image", "parameters", "layers", "seconds", "GiB"), conversion),
         "",
-        "## Lowering, and the report of every layer",
+        "## Lowering, compiling, and the report of every layer",
         "",
         "Seconds to lower it for a CPU, and how many times its weights are as large then, the",
-        "more of those for either size; and the peak of memory, in GiB, of a process that makes",
-        "the report of every layer on 100 images of the network's own size.",
+        "more of those for either size; seconds to compile the simulation of one small image,",
+        f"and of {BATCHES[1]}, for T = {TIMESTEPS}; and the peak of memory, in GiB, of a process",
+        "that makes the report of every layer on 100 images of the network's own size.",
         "",
-        *table(("network", "seconds", "weights", "report"), after),
+        *table(
+            ("network", "lower", "weights", *(f"{b} image{'s' * (b > 1)}" for b in BATCHES), "GiB"),
+            after,
+        ),
         "",
         "## Convergence",
         "",
