@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys as toys
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import LAM_OUT, Dyadic, Layers, flat, images, tcl
 
 from tcl_jax import cluster, simulation
@@ -18,6 +20,7 @@ from tcl_jax.graph import shapes
 from tcl_jax.promotion import implicit
 from tcl_jax.simulation import CODINGS, EXECUTORS, NEURONS, READOUTS, Blocked, Scan, Simulation
 from tcl_jax.simulation.costs import COSTS
+from tcl_jax.simulation.executors import _dividing
 
 TIMESTEPS = 11
 BLOCKED = ("blocked:4", "blocked:11", "blocked:100", "blocked")
@@ -129,6 +132,18 @@ def test_memory_does_not_grow_with_time(executor):
     assert grown <= 8 * 990 < 0.2 * few.temp_size_in_bytes  # the numbers of the steps
 
 
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(0, 40))
+def test_blocks_leave_no_steps_over_where_that_takes_no_other_length(timesteps, near, room):
+    found = _dividing(timesteps, near, most=near + room)
+    like = [
+        k
+        for k in range(1, near + room + 1)
+        if timesteps % k == 0 and max(k, near) ** 2 <= 2 * min(k, near) ** 2
+    ]
+    apart = {k: max(k / near, near / k) for k in like}
+    assert apart.get(found) == min(apart.values()) if like else found == near
+
+
 def test_a_block_is_as_long_as_memory_and_time_allow():
     graph = _graph()
     sizes = {name: np.prod(shape) for name, shape in shapes(graph).items()}
@@ -152,6 +167,7 @@ def test_costs_decide_how_long_a_block_is():
     graph = with_norms(trace(network, jnp.zeros((1, 6))), {"output": LAM_OUT})
     lengths = [Blocked(platform="cpu").block(graph, batch, 1000) for batch in (1, 30, 10_000)]
     assert lengths[0] > lengths[1] > lengths[2] == 1
+    assert all(1000 % length == 0 for length in lengths)
     assert Blocked(platform="tpu").block(graph, 1, 1000) == 1
     assert Blocked(platform="cpu").block(_graph(), 1, 1000) == 1
 

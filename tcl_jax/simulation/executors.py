@@ -51,7 +51,7 @@ class Blocked(Executor):
     """A layer goes through K steps before the next layer does: weights are read once in K steps."""
 
     steps: int | None = field(default=None, metadata={"static": True})
-    """K; None takes the fastest by what is known of the platform."""
+    """K; None takes one that is fast by what is known of the platform, and divides T if it can."""
     memory: float = field(default=1.0, kw_only=True, metadata={"static": True})
     """GiB that the values of a block may take, whatever `steps` says."""
     platform: Literal["cpu", "gpu", "tpu"] | None = field(
@@ -69,8 +69,23 @@ class Blocked(Executor):
         found = shapes(graph)
         values = batch * sum(math.prod(found[n.name]) for n in graph.spiking)
         wanted = self.steps or _fastest(graph, values, self.platform)
-        room = self.memory * 2**30 / (values * graph.dtype.itemsize)
-        return max(1, min(wanted, timesteps, int(room)))
+        room = int(self.memory * 2**30 / (values * graph.dtype.itemsize))
+        most = max(1, min(timesteps, room))
+        length = min(wanted, most)
+        return length if self.steps else _dividing(timesteps, length, most)
+
+
+def _dividing(timesteps: int, near: int, most: int) -> int:
+    """A length that divides T, so that no other block is compiled for what is left over.
+
+    Args:
+        timesteps: T.
+        near: the length that it is to be like, by a factor of √2 at most; itself where none is.
+        most: that it can be.
+    """
+    like = (k for k in range(1, most + 1) if near**2 <= 2 * k**2 <= 4 * near**2)
+    dividing = [k for k in like if timesteps % k == 0]
+    return min(dividing, key=lambda k: abs(math.log(k / near)), default=near)
 
 
 def _fastest(graph: Graph, values: int, platform: str | None) -> int:
