@@ -15,9 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from results.networks import convert_random
 from results.pages import WIDTH, table
 from tcl_jax import programs, provenance, simulation, topology
@@ -82,11 +79,7 @@ def _compiled(network: str, executor: str, weights: str, split: bool) -> dict[st
 def _needed(network: str) -> int:
     """FLOPs of all products on a chip, as they are written, of weights in one part."""
     graph, _ = convert_random(network, SHAPE)
-    x, labels, mask = (
-        jax.ShapeDtypeStruct((IMAGES, *shape), dtype)
-        for shape, dtype in ((SHAPE, np.float32), ((), np.int32), ((), np.bool_))
-    )
-    written = lowered(simulation.lower(graph, "tpu"), x, labels, mask, TIMESTEPS, PAPER)
+    written = lowered(simulation.lower(graph, "tpu"), SHAPE, IMAGES, TIMESTEPS)
     return programs.flops_as_written(written)
 
 

@@ -152,6 +152,9 @@ def test_of_many_classes_top_5_stands_beside(simulated, tmp_path, monkeypatch, c
     assert rows[0] == "T,accuracy,top5" and rows[20] == f"20,{found.curve[-1]},{found.top5[-1]}"
     print_curve(found.curve, {"float32": 0.5}, [4, 20], "", top5=found.top5, ann_top5=0.875)
     table = capsys.readouterr().out
+    assert "convert the run again" not in table
+    print_curve(older.curve, {"float32": 0.5}, [20], "", top5=older.top5)
+    assert "the ANN's top-5 accuracy was not kept: convert the run again" in capsys.readouterr().out
     assert f"{found.top5[3]:.2%} │    87.50% │" in table and max(map(len, table.splitlines())) <= 80
 
 

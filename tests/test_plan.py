@@ -307,7 +307,7 @@ def test_a_command_says_what_simulation_takes(trained, converted, there, monkeyp
 
     # The same batch, where a chip has no room for it.
     monkeypatch.setattr(programs, "compiled", lambda batch_size: batch_size > 24 and _full())
-    monkeypatch.setattr("tcl_jax.runs.plan.lowered", lambda graph, x, *_: x.shape[0])
+    monkeypatch.setattr("tcl_jax.runs.plan.lowered", lambda graph, shape, size, *_, **how: size)
     with pytest.raises(InputError, match=r"batch_size=40 needs 18\.6 of 9\.3 GiB .*: 16 fit"):
         plan_run(trained.folder, there, 10, snn=converted, batch_size=40)
     for more in ("--energy", "--distributed"):

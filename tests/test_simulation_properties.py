@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tcl_jax import InputError, clip, cluster, simulation
 from tcl_jax.conversion import Graph, fold, normalise, trace, with_norms
 from tcl_jax.promotion import implicit
+from tcl_jax.simulation.latency import lowered
 from tcl_jax.simulation.readout import Counted
 
 LATENCY = 40
@@ -218,6 +219,9 @@ def test_a_class_may_be_right_among_several(network, images, labels, executor):
     measured, _ = simulation.measure(network, [batch], 9, how, top=2)
     np.testing.assert_array_equal(second, curves[:, 1])
     np.testing.assert_array_equal(measured, second)
+    program = lowered(network, (6,), 16, 9, how, top=(1, 2, 3)).compile()
+    right = program(network, images, labels, batch["mask"], how)
+    np.testing.assert_array_equal(np.asarray(right) / 13, curves)
     with pytest.raises(InputError, match=r"^top must be at least 1, got 0"):
         simulation.latency_curve(network, [batch], 9, how, top=0)
 

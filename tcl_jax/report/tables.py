@@ -148,6 +148,8 @@ def print_curve(
     _print(title, headings, rows)
     for dtype, other in others:
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)
+    if top5 is not None and ann_top5 is None:
+        _console.print("the ANN's top-5 accuracy was not kept: convert the run again to have it")
 
 
 def print_energy(

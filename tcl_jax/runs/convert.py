@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from tcl_jax import graph as g
 from tcl_jax import progress, provenance
@@ -34,6 +34,7 @@ from tcl_jax.runs.converted import (
 )
 from tcl_jax.runs.rounding import rounding
 from tcl_jax.runs.trained import Run
+from tcl_jax.simulation.readout import rank
 from tcl_jax.tracing.trace import traced
 from tcl_jax.training.evaluation import inference
 
@@ -196,17 +197,19 @@ def _evaluated(
         network = jax.jit(inference(run.model))
         networks[run.trained_in] = lambda x: network(run.variables, x)
     images = min(images, run.dataset.info.num_test)
+    ranked = jax.jit(rank)
     ranks: dict[str, list[np.ndarray]] = {dtype: [] for dtype in networks}
     same, difference = 0, 0.0
     first, limit = part(images, batch_size, cluster)
     with progress.bar("evaluating", total=limit, unit="images", shown=cluster.writes) as done:
         for batch in run.batches("test", batch_size, first=first, limit=limit):
-            label, mask = np.asarray(batch["label"]), np.asarray(batch["mask"])
+            mask = np.asarray(batch["mask"])
+            found = {dtype: f(batch["image"]) for dtype, f in networks.items()}
+            for dtype, values in found.items():
+                ranks[dtype].append(np.asarray(ranked((values,), batch["label"]))[mask])
             logits = {
-                t: np.asarray(f(batch["image"]), np.float64)[mask] for t, f in networks.items()
+                dtype: np.asarray(values, np.float64)[mask] for dtype, values in found.items()
             }
-            for dtype, found in logits.items():
-                ranks[dtype].append(_ranks(found, label[mask]))
             exact, as_trained = logits["float32"], logits[run.trained_in]
             same += int(np.sum(exact.argmax(-1) == as_trained.argmax(-1)))
             difference = max(difference, float(np.abs(exact - as_trained).max()))
@@ -217,20 +220,10 @@ def _evaluated(
     known: dict[str, Any] = {"images": images}
     for top in tops(run.dataset.info.num_classes):
         of = "" if top == 1 else f"_top{top}"
-        right = {dtype: found < top for dtype, found in which.items()}
-        known[f"accuracy{of}"] = {dtype: float(found.mean()) for dtype, found in right.items()}
-        known[f"right{of}"] = {dtype: packed(found) for dtype, found in right.items()}
+        right = {dtype: before < top for dtype, before in which.items()}
+        known[f"accuracy{of}"] = {dtype: float(r.mean()) for dtype, r in right.items()}
+        known[f"right{of}"] = {dtype: packed(r) for dtype, r in right.items()}
     if len(networks) == 1:
         return known
     apart = {"same_class_as_trained": same, "max_abs_logit_difference_as_trained": difference}
     return known | apart
-
-
-def _ranks(
-    logits: Float[np.ndarray, "b c"], labels: Int[np.ndarray, " b"]
-) -> Int[np.ndarray, " b"]:
-    """How many classes come before the right one; what is no number comes first."""
-    own = np.take_along_axis(logits, labels[:, None], -1)
-    earlier = np.arange(logits.shape[-1]) < labels[:, None]
-    ranks: np.ndarray = np.sum(~(logits <= own) | (logits == own) & earlier, -1)
-    return ranks

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from tcl_jax import data, programs
 from tcl_jax.graph import Graph
 from tcl_jax.roofline import costs
-from tcl_jax.runs.converted import load_converted
+from tcl_jax.runs.converted import load_converted, tops
 from tcl_jax.runs.simulate import check_numbers
 from tcl_jax.simulation.executors import Blocked
 from tcl_jax.simulation.latency import lowered
@@ -54,6 +53,7 @@ def plan_run(
         settings,
         shape=info.image_shape,
         batch_size=batch_size,
+        top=tops(info.num_classes),
     )
     for of in ("at_bound", "at_expected"):
         if found[of] is not None:
@@ -69,6 +69,7 @@ def plan_simulation(
     *,
     shape: tuple[int, ...],
     batch_size: int = 100,
+    top: int | tuple[int, ...] = 1,
 ) -> dict[str, Any]:
     """Compile what gives a batch's accuracy at every latency, for a slice that is not here.
 
@@ -79,6 +80,7 @@ def plan_simulation(
         settings: neurons, coding, readout and their numbers.
         shape: of an image.
         batch_size: images at a time, over the chips of one host.
+        top: as `tcl_jax.simulation.latency_curve` takes it.
 
     Returns:
         `tcl_jax.roofline.costs`, and how fast that is.
@@ -96,15 +98,8 @@ def plan_simulation(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host.whole), graph
     )
 
-    def of(batch_size: int) -> jax.stages.Lowered:
-        x, labels, mask = (
-            jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=host.split)
-            for shape, dtype in ((shape, np.float32), ((), np.int32), ((), np.bool_))
-        )
-        return lowered(there, x, labels, mask, timesteps, settings)
-
     program = programs.of_batch(
-        of,
+        lambda size: lowered(there, shape, size, timesteps, settings, top=top, sharding=host.split),
         batch_size,
         multiple=host.mesh.size,
         fixed=sum(x.nbytes for x in jax.tree.leaves(graph)),

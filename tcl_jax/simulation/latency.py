@@ -54,20 +54,32 @@ def correct_by_latency(
 
 
 def lowered(
-    graph: Graph, x: Any, labels: Any, mask: Any, timesteps: int, settings: Simulation = PAPER
+    graph: Graph,
+    shape: tuple[int, ...],
+    batch_size: int,
+    timesteps: int,
+    settings: Simulation = PAPER,
+    *,
+    top: int | tuple[int, ...] = 1,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> jax.stages.Lowered:
-    """The program of `correct_by_latency`, to be compiled for the devices of its arguments.
+    """The program of `correct_by_latency` for a batch that is not there, one class an image.
 
     Args:
-        graph: the network; of arrays, or of `jax.ShapeDtypeStruct` as all that follow.
-        x: images.
-        labels: their classes.
-        mask: False where an image is padding.
+        graph: the network; of arrays, or of `jax.ShapeDtypeStruct`.
+        shape: of an image.
+        batch_size: number of images.
         timesteps: the longest latency T.
         settings: neurons, coding, readout and their numbers.
+        top: as `correct_by_latency` has it.
+        sharding: of the batch, over the devices that the program is for; JAX's default when None.
     """
     check_times(timesteps)
-    return _correct.lower(graph, x, labels, mask, timesteps, settings)
+    batch = (
+        jax.ShapeDtypeStruct((batch_size, *of_one), dtype, sharding=sharding)
+        for of_one, dtype in ((shape, np.float32), ((), np.int32), ((), np.bool_))
+    )
+    return _correct.lower(graph, *batch, timesteps, settings, top)
 
 
 @partial(jax.jit, static_argnames=("timesteps", "top"))

@@ -58,17 +58,7 @@ class Readout(Choice, ABC):
 
     def rank(self, state: Any, output: Output, labels: Int[Array, "b ..."]) -> Int[Array, "b ..."]:
         """How many classes come before each of these; of what is no class, how many there are."""
-        keys = self.keys(state, output)
-        classes = jnp.arange(keys[0].shape[-1])
-        labels = labels.astype(classes.dtype)[..., None]
-        same, before = jnp.ones(keys[0].shape, bool), jnp.zeros(keys[0].shape, bool)
-        for key in keys:
-            own = jnp.take_along_axis(key, jnp.clip(labels, 0, classes.size - 1), -1)
-            before |= same & ~(key <= own)  # what is no number comes first, and is no class's
-            same &= key == own
-        before |= same & (against(classes, same) < labels)
-        there = (labels >= 0) & (labels < classes.size)
-        return jnp.sum(before | ~there, -1)
+        return rank(self.keys(state, output), labels)
 
 
 READOUTS: Choices[Readout] = Choices("readout")
@@ -141,6 +131,32 @@ class Membrane(Readout):
 
     def charge(self, state: Array, output: Output) -> Real[Array, "b ..."]:
         return state
+
+
+def rank(
+    keys: tuple[Real[Array, "b ... c"], ...], labels: Int[Array, "b ..."]
+) -> Int[Array, "b ..."]:
+    """How many classes come before each of these by `Readout.keys`, or by logits alone.
+
+    Args:
+        keys: what classes are ranked by, the largest first; what is no number comes before all.
+        labels: classes; before what is none come all.
+
+    >>> import jax.numpy as jnp
+    >>> from tcl_jax.simulation.readout import rank
+    >>> rank((jnp.array([[0.5, 2.0, 1.0]]),), jnp.array([2])).item()
+    1
+    """
+    classes = jnp.arange(keys[0].shape[-1])
+    labels = labels.astype(classes.dtype)[..., None]
+    same, before = jnp.ones(keys[0].shape, bool), jnp.zeros(keys[0].shape, bool)
+    for key in keys:
+        own = jnp.take_along_axis(key, jnp.clip(labels, 0, classes.size - 1), -1)
+        before |= same & ~(key <= own)
+        same &= key == own
+    before |= same & (against(classes, same) < labels)
+    there = (labels >= 0) & (labels < classes.size)
+    return jnp.sum(before | ~there, -1)
 
 
 def by_class(values: Real[Array, "b ..."]) -> Real[Array, "b ... c"]:
