@@ -85,13 +85,14 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
     if not (said := load(record)):
         return "not simulated"
     o = check_options(simulate.Options, None, command.arguments, prog=command.script)
+    [settings] = o.settings()
     how: dict[str, Any] = {"images": o.images}
     if o.adaptive:
         how |= {"max_loss": o.max_loss, "calibration_images": o.calibration_images}
     else:
         how["cost"] = o.cost if o.energy else None
     fingerprint = adapt.settings_fingerprint if o.adaptive else settings_fingerprint
-    if said.get("settings") != fingerprint(o.timesteps, o.settings(), **how):
+    if said.get("settings") != fingerprint(o.timesteps, settings, **how):
         return _older("simulated", said)
     if said["snn_fingerprint"] != about(snn).get("fingerprint"):
         return "simulated on another network than the one that is there"

@@ -11,6 +11,7 @@ fields.
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Callable
 from typing import (
@@ -175,6 +176,31 @@ class Choices(Registry[type[_C]], Generic[_C]):
             return cls(**values)
         except InputError as error:
             raise InputError(f"{self.kind} {text!r}: {error}") from None
+
+    def read_all(self, text: str) -> list[_C]:
+        """The choices of a list, with commas between them, as there may be within them.
+
+        Raises:
+            InputError: as `read`; or two are the same.
+
+        >>> from tcl_jax.calibration import NORMS
+        >>> [str(norm) for norm in NORMS.read_all("tcl,percentile:99.9/channel,max")]
+        ['tcl', 'percentile:99.9/channel', 'max']
+        """
+        words = text.split(",")
+        texts = words[:1]
+        for word in words[1:]:
+            last = texts[-1]
+            # What is within a choice comes after its colon, and before its suffixes.
+            if re.split("[:/]", word)[0] in self or ":" not in last or "/" in last:
+                texts.append(word)
+            else:
+                texts[-1] = f"{last},{word}"
+        found = [self.read(one) for one in texts]
+        for choice, one in zip(found, texts, strict=True):
+            if found.count(choice) > 1:
+                raise InputError(f"{self.kind} {one!r} is there more than once in {text!r}")
+        return found
 
     def usage(self) -> str:
         return "; ".join(map(_usage, self.values()))

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,12 @@ def train(folder: Path, *options: str) -> DigitsRun:
     return DigitsRun(
         folder, succeed("train", "digits-cnet", "--workdir", folder, "--epochs", "3", *options)
     )
+
+
+def alone(run: Path, folder: Path) -> Path:
+    """A run in another folder, without its spiking networks, of which tests make several."""
+    spiking = [path.parent.name for path in run.glob("*/graph.json")]
+    return Path(shutil.copytree(run, folder, ignore=lambda *_: spiking))
 
 
 @pytest.fixture(scope="session")

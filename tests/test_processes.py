@@ -14,7 +14,17 @@ from pathlib import Path
 import imagenet_files as images
 import numpy as np
 import pytest
-from cli import Begun, Finished, commands, devices, finish, succeed, succeeded, wait_until
+from cli import (
+    Begun,
+    Finished,
+    alone,
+    commands,
+    devices,
+    finish,
+    succeed,
+    succeeded,
+    wait_until,
+)
 from cli import converted as converted
 from cli import trained as trained
 from hypothesis import given
@@ -177,10 +187,25 @@ def test_simulation_by_two_processes(trained, converted, tmp_path):
     options = ["--snn", converted, "--energy", "--output"]
     done = together("simulate", *options, tmp_path / "two", RUN=trained.folder, T=20)
     options = [trained.folder, "--timesteps", 20, *options]
-    alone = succeed("simulate", *options, tmp_path / "one", **devices(1))
-    assert said(done) == said(alone)
+    by_one = succeed("simulate", *options, tmp_path / "one", **devices(1))
+    assert said(done) == said(by_one)
     for name in ("curve.csv", "energy.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.long
+def test_a_sweep_by_two_processes(trained, converted, tmp_path):
+    """One of which has no images; a norm is converted by both together."""
+    folder = alone(trained.folder, tmp_path / "run")
+    options = ["--norm", "tcl,max", "--readout", "spikes,membrane", "--images", 100, "--output"]
+    done = together("simulate", *options, tmp_path / "two", RUN=folder, T=12)
+    assert (folder / "snn-max" / "graph.json").exists()
+    options = [folder, "--timesteps", 12, *options]
+    by_one = succeed("simulate", *options, tmp_path / "one", **devices(1))
+    assert said(done) == said(by_one)
+    assert (tmp_path / "two" / "sweep.csv").read_bytes() == (
+        tmp_path / "one" / "sweep.csv"
+    ).read_bytes()
 
 
 @pytest.mark.long

@@ -3,14 +3,17 @@
 from tcl_jax.cli.terminal import ends_at_ctrl_c, reported_at_exit
 
 with ends_at_ctrl_c():  # these take seconds
+    import itertools
     from dataclasses import dataclass, fields
     from pathlib import Path
     from typing import Annotated, Any
 
     import tyro
 
-    from tcl_jax.cli.options import Folder, Whole, check_options
+    from tcl_jax.calibration import NORMS, NormMethod
+    from tcl_jax.cli.options import Folder, Whole, check_options, program
     from tcl_jax.cli.processes import ALONE, Processes
+    from tcl_jax.cluster import Cluster, everywhere
     from tcl_jax.errors import InputError
     from tcl_jax.progress import bar
     from tcl_jax.report.tables import (
@@ -18,10 +21,12 @@ with ends_at_ctrl_c():  # these take seconds
         print_curve,
         print_energy,
         print_simulation_plan,
+        print_sweep,
     )
     from tcl_jax.runs.adapt import adapt_run
     from tcl_jax.runs.plan import plan_run
     from tcl_jax.runs.simulate import Simulated, latencies, simulate_run
+    from tcl_jax.runs.sweep import POINTS, Network, Sweep, of_norm, sweep_runs
     from tcl_jax.simulation.coding import CODINGS
     from tcl_jax.simulation.energy import FLOAT32, OperationCost
     from tcl_jax.simulation.executors import EXECUTORS
@@ -35,6 +40,10 @@ EXECUTOR_HELP = (
     "are fastest or as said, in so many GiB of memory.  Spikes are the same but where a sum's last "
     "bits decide.  Choose from "
     f"{EXECUTORS.help()}."
+)
+NORM_HELP = (
+    "Which by its norm, or by each of several; where there is none of a norm, the run is converted."
+    f"  Choose from {NORMS.help()}."
 )
 READOUT_HELP = (
     "How a class is read: by output spikes, as the paper does, or by the output's accumulated "
@@ -56,19 +65,32 @@ class Options:
     """Accuracy of a run's spiking network at every latency T, and of the trained one.
 
     Writes curve.csv, curve.png, summary.json, and what --energy or --adaptive says.
+
+    Several runs, or lists with commas, as --readout spikes,membrane, are a sweep:
+
+    one table of all, sweep.csv, sweep.png, and sweep.json, from which it goes on.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder, after convert.py."""
+    run: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN", help_behavior_hint=""),
+    ] = ()
+    """The run's folder, after convert.py; or several."""
     timesteps: int = 100
     """The longest latency T; the whole curve up to it comes from one pass."""
     snn: str = "snn"
     """Which spiking network of the run, as convert.py named it."""
+    norm: Annotated[
+        str | None, tyro.conf.arg(metavar="STR", help=NORM_HELP, help_behavior_hint="")
+    ] = None
     readout: Annotated[str, tyro.conf.arg(help=READOUT_HELP)] = "spikes"
     neurons: Annotated[str, tyro.conf.arg(help=NEURONS_HELP)] = "if"
     coding: Annotated[str, tyro.conf.arg(help=CODING_HELP)] = "analog"
     seed: int = 0
     """Seed of what the coding draws."""
+    seeds: int = 1
+    """How many seeds, from that one, a coding that draws is simulated with."""
     delay: int = 0
     """What reaches the output in so many first steps is left out."""
     images: Whole = None
@@ -88,7 +110,8 @@ class Options:
     """With --adaptive: training images, the last ones, that tell when a class is safe."""
     executor: Annotated[str, tyro.conf.arg(help=EXECUTOR_HELP)] = "blocked"
     output: Folder = None
-    """Where to write (default: the run's folder, or the spiking network's if it has a name)."""
+    """Where to write (default: the run's folder, or the spiking network's if it has a name; of
+    several runs there is none)."""
     data_dir: Folder = None
     """Where prepared data sets lie (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     raw_dir: Folder = None
@@ -98,59 +121,124 @@ class Options:
     takes on each and how long; needs pip install 'tcl_jax[plan]'."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
-    def settings(self) -> Simulation:
-        return Simulation(
-            neurons=NEURONS.read(self.neurons),
-            coding=CODINGS.read(self.coding),
-            readout=READOUTS.read(self.readout),
-            delay=self.delay,
-            seed=self.seed,
-            executor=EXECUTORS.read(self.executor),
-        )
+    def settings(self) -> list[Simulation]:
+        """All ways to simulate: the product of the lists."""
+        codings = CODINGS.read_all(self.coding)
+        if self.seeds < 1 or (self.seeds > 1 and not any(c.random for c in codings)):
+            drawn = " or ".join(name for name, coding in CODINGS.items() if coding.random)
+            raise InputError(
+                f"is {self.seeds}: give one for a coding that draws nothing, and one or more for "
+                f"coding={drawn}",
+                "seeds",
+            )
+        executor = EXECUTORS.read(self.executor)
+        lists = NEURONS.read_all(self.neurons), codings, READOUTS.read_all(self.readout)
+        return [
+            Simulation(neurons, coding, readout, self.delay, self.seed + drawn, executor)
+            for neurons, coding, readout in itertools.product(*lists)
+            for drawn in range(self.seeds if coding.random else 1)
+        ]
+
+    def named(self) -> list[tuple[Path, str | NormMethod]]:
+        """Spiking networks by what is said of them: their names, or their norms."""
+        if self.norm is not None and self.snn != Options.snn:
+            raise InputError("--norm finds spiking networks, which --snn names: leave one out")
+        names = self.snn.split(",") if self.norm is None else NORMS.read_all(self.norm)
+        return list(itertools.product(dict.fromkeys(self.run), dict.fromkeys(names)))
+
+    def networks(self, cluster: Cluster) -> list[Network]:
+        """These networks; where there is none of a norm it is converted."""
+        how: dict[str, Any] = {"data_dir": self.data_dir, "raw_dir": self.raw_dir}
+        how |= {"batch_size": self.batch_size, "cluster": cluster}
+        return [
+            Network(run, which) if isinstance(which, str) else of_norm(run, which, **how)
+            for run, which in self.named()
+        ]
+
+    def folder(self) -> Path:
+        """Where a sweep is written."""
+        if self.output is not None:
+            return self.output
+        first, *others = dict.fromkeys(self.run)
+        if others:
+            raise InputError("say where a sweep of several runs is written, as in --output sweep")
+        return first
 
 
 @reported_at_exit(Options)
 def main() -> int:
     of_neurons = {f"--{f.name}": f"--neurons if:{f.name}=..." for f in fields(NEURONS["if"])}
     o = check_options(Options, instead=of_neurons)
+    if not o.run:
+        raise InputError(
+            f"RUN is missing: the run's folder, after convert.py (see {program()} --help)"
+        )
     if o.adaptive and o.energy:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
-    how: dict[str, Any]
+    settings = o.settings()
+    several = len(settings) > 1 or len(o.named()) > 1
+    if several and (o.adaptive or o.energy or o.plan is not None):
+        raise InputError(
+            "--adaptive, --energy and --plan are of one spiking network that is simulated in one "
+            "way: give one run, and no lists"
+        )
     if o.plan is not None:
         if o.adaptive or o.energy or o.processes.distributed:
             raise InputError(
                 "--plan compiles the curve alone: leave --adaptive, --energy and --distributed out"
             )
-        there, how = find(o.plan), {"snn": o.snn, "batch_size": o.batch_size}
+        there = find(o.plan)
+        [network] = o.networks(everywhere())
         with bar("compiling", total=1, unit="programs"):
-            planned = plan_run(o.run, there, o.timesteps, o.settings(), **how)
+            planned = plan_run(
+                network.run,
+                there,
+                o.timesteps,
+                *settings,
+                snn=network.snn,
+                batch_size=o.batch_size,
+            )
         print_simulation_plan(planned)
         return 0
-    how = {
-        "timesteps": o.timesteps,
-        "settings": o.settings(),
-        "snn": o.snn,
-        "output": o.output,
+    how: dict[str, Any] = {
         "images": o.images,
         "batch_size": o.batch_size,
         "data_dir": o.data_dir,
         "raw_dir": o.raw_dir,
     }
+    if several:
+        output = o.folder()
     with o.processes.joined(o.batch_size) as cluster:
+        networks = o.networks(cluster)
+        how["cluster"] = cluster
+        if several:
+            swept = sweep_runs(networks, o.timesteps, settings, output=output, **how)
+            if cluster.writes:
+                _print_sweep(o, swept, output)
+            return 0
+        [(run, snn)], [one] = networks, settings
+        how |= {"snn": snn, "output": o.output}
         if o.adaptive:
             counted: dict[str, Any] = {
                 "max_loss": o.max_loss,
                 "calibration_images": o.calibration_images,
             }
-            adapted = adapt_run(o.run, cluster=cluster, **counted, **how)
+            adapted = adapt_run(run, o.timesteps, one, **counted, **how)
             if cluster.writes:
                 print_adaptive(adapted)
             return 0
         cost = o.cost if o.energy else None
-        simulated = simulate_run(o.run, cost=cost, cluster=cluster, **how)
+        simulated = simulate_run(run, o.timesteps, one, cost=cost, **how)
         if cluster.writes:
             _print(o, simulated)
     return 0
+
+
+def _print_sweep(o: Options, swept: Sweep, output: Path) -> None:
+    print_sweep(swept.common, swept.rows, latencies(o.timesteps))
+    every = sum(row.seeds for row in swept.rows)
+    if swept.known:
+        print(f"{swept.known} of {every} simulations were there already, in {output / POINTS}")
 
 
 def _print(o: Options, simulated: Simulated) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
+from jaxtyping import Float
 
 matplotlib.use("Agg")
 
@@ -16,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from tcl_jax.record import whole
+
+COLOURS = matplotlib.color_sequences["tab10"]
 
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
@@ -31,6 +35,7 @@ def plot_curves(
     path: Path,
     *,
     title: str,
+    spreads: Mapping[str, Float[np.ndarray, " t"] | None] | None = None,
 ) -> None:
     """Accuracy against latency T, on a logarithmic axis, with the analog networks' as lines.
 
@@ -39,13 +44,19 @@ def plot_curves(
         ann_accuracy: horizontal lines by label; one that is also a curve's has its colour.
         path: the PNG to write.
         title: above the plot.
+        spreads: how far to either side of a curve a band goes, by its label.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    many = len(curves) > 6
+    figure, axes = plt.subplots(figsize=(10 if many else 7, 4.5), layout="constrained")
+    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=COLOURS))
     colour = {}
     for label, accuracy in curves.items():
-        t = np.arange(1, len(accuracy) + 1)
-        (line,) = axes.plot(t, 100 * np.asarray(accuracy), label=label, linewidth=1.8)
+        t, percent = np.arange(1, len(accuracy) + 1), 100 * np.asarray(accuracy)
+        (line,) = axes.plot(t, percent, label=label, linewidth=1.8)
         colour[label] = line.get_color()
+        if spreads and (spread := spreads.get(label)) is not None:
+            band = percent - 100 * spread, percent + 100 * spread
+            axes.fill_between(t, *band, color=line.get_color(), alpha=0.2, linewidth=0)
     for (label, level), dashes in zip(ann_accuracy.items(), cycle(("--", ":"))):
         axes.axhline(
             100 * level,
@@ -57,7 +68,10 @@ def plot_curves(
     _of_latency(axes, max(len(accuracy) for accuracy in curves.values()))
     axes.set(title=title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    if many:
+        figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend(fontsize="small")
     save(figure, path)
 
 

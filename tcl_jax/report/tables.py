@@ -1,20 +1,23 @@
 """Tables for the terminal, or for a file: 80 columns are enough."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 from rich.table import Table
 
 from tcl_jax.progress import Console
 from tcl_jax.report.layers import PARTS, Layer
 from tcl_jax.report.names import shortened
+from tcl_jax.report.sweep import Row, spread
 
 _console = Console()
 
 
 def _print(
-    title: str,
+    title: str | None,
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,
@@ -23,7 +26,7 @@ def _print(
     """A table of numbers, which are never cut; the first column is folded where there is no room.
 
     Args:
-        title: above it.
+        title: above it, if any.
         headings: of the columns.
         rows: as wide as the headings.
         first: the side that the first column keeps to.
@@ -150,6 +153,65 @@ def print_curve(
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)
     if top5 is not None and ann_top5 is None:
         _console.print("the ANN's top-5 accuracy was not kept: convert the run again to have it")
+
+
+def print_sweep(common: str, found: Sequence[Row], latencies: Sequence[int]) -> None:
+    """Accuracy of many simulations at some latencies, with the spread over seeds.
+
+    Args:
+        common: what all have in common, in words.
+        found: a row each.
+        latencies: those to show; where there is no room beside, tables follow each other.
+    """
+    labels = [row.label or "SNN" for row in found]
+    many = max(row.seeds for row in found) > 1
+    what = {"accuracy": [(row.accuracy, row.ann) for row in found]}
+    top5 = [(row.top5, row.ann_top5) for row in found if row.top5 is not None]
+    if len(top5) == len(found):
+        what["top-5 accuracy"] = top5
+    for name, values in what.items():
+        columns = {f"{t}": [_percent(of_snn[:, t - 1]) for of_snn, _ in values] for t in latencies}
+        ann = [_percent(of_ann) for _, of_ann in values]
+        title = f"{name} in %: {common}"
+        last = {"ANN": ann} if len(set(ann)) > 1 else {}
+        if not last:
+            title += f"; ANN {ann[0]}"
+        first = {"seeds": [f"{row.seeds}" for row in found]} if many else {}
+        _console.print(title, highlight=False)
+        for at in _fitting(labels, first | last, columns):
+            shown = first | at | last
+            _print(
+                None, ("T =", *shown), list(zip(labels, *shown.values(), strict=True)), first="left"
+            )
+    if many:
+        _console.print("±: standard deviation over seeds", highlight=False)
+
+
+_Columns = dict[str, list[str]]
+
+
+def _fitting(labels: Sequence[str], always: _Columns, columns: _Columns) -> Iterator[_Columns]:
+    """Columns in parts that fit beside the labels and those that are always there."""
+
+    def width(heading: str, cells: Sequence[str]) -> int:
+        return 3 + max(len(line) for cell in (heading, *cells) for line in cell.split("\n"))
+
+    room = _console.width - 1 - min(40, width("", labels)) - sum(starmap(width, always.items()))
+    part: _Columns = {}
+    for name, cells in columns.items():
+        if part and sum(starmap(width, part.items())) + width(name, cells) > room:
+            yield part
+            part = {}
+        part[name] = cells
+    yield part
+
+
+def _percent(values: Float[np.ndarray, " seeds"]) -> str:
+    """The mean, and below it the standard deviation where values differ."""
+    if not len(values):
+        return "–"
+    apart = None if np.ptp(values) == 0 else spread(values)
+    return f"{100 * values.mean():.2f}" + ("" if apart is None else f"\n±{100 * float(apart):.2f}")
 
 
 def print_energy(

@@ -27,6 +27,7 @@ from tcl_jax.runs.batches import check_counts, images_of, part
 from tcl_jax.runs.converted import (
     LAYER_REPORT,
     RESULTS,
+    SWEEP,
     Converted,
     packed,
     results_folder,
@@ -165,6 +166,9 @@ def _set_aside_results(folder: Path, snn: str, before: str | None) -> None:
         (folder / snn / name).unlink(missing_ok=True)
     place = results_folder(folder, snn)
     found = [place / name for name in RESULTS if (place / name).exists()]
+    table, plot = (folder / name for name in SWEEP)
+    if before and table.exists() and before in table.read_text(encoding="utf-8"):
+        found += [path for path in (table, plot) if path.exists()]
     if not found:
         return
     aside = free(place / f"replaced-{before or 'network'}")

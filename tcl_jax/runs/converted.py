@@ -1,7 +1,9 @@
 """A converted network, opened with its data: all that simulating or reporting it needs."""
 
 import base64
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ RESULTS = (
     *("adaptive.png", "adaptive.json"),
 )
 """Files of a simulation's results, in `results_folder`."""
-
+SWEEP = ("sweep.csv", "sweep.png")
+"""Those of a sweep, which may be over several spiking networks, in the run's folder."""
 
 FEW_CLASSES = 10
 """With more of them, top-5 accuracy stands beside top-1, as the literature has it."""
@@ -128,6 +131,15 @@ def load_converted(folder: Path, snn: str) -> Artifact:
             "convert the run again with convert.py"
         )
     return artifact
+
+
+def spiking_networks(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a run's spiking networks say about themselves, by name; no array is read."""
+    found = {}
+    for path in sorted(Path(folder).glob(f"*/{artifacts.GRAPH}")):
+        with suppress(ValueError, KeyError, TypeError):  # what is damaged is told when it is opened
+            found[path.parent.name] = dict(json.loads(path.read_bytes())["about"])
+    return found
 
 
 def packed(right: Bool[np.ndarray, " n"]) -> str:

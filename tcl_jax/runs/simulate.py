@@ -1,6 +1,7 @@
 """Simulation of a run's spiking network on its test images: table, curve, plot and summary."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from tcl_jax.record import whole, write_json
 from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
 from tcl_jax.runs.batches import check_counts, part
-from tcl_jax.runs.converted import open_converted
-from tcl_jax.simulation.energy import OperationCost, measure
+from tcl_jax.runs.converted import Converted, open_converted
+from tcl_jax.simulation.energy import Activity, OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
 from tcl_jax.simulation.settings import PAPER, Simulation
@@ -102,17 +103,11 @@ def simulate_run(
     cluster.alone(lambda: output.mkdir(parents=True, exist_ok=True))
     first, limit = part(count, batch_size, cluster)
     with progress.bar("simulating", total=limit, unit="images", shown=cluster.writes) as done:
-        graph = own.replicate(lower(artifact.graph, neurons=settings.neurons))
-        batches = converted.batches("test", batch_size, first=first, limit=limit, cluster=own)
-        how: dict[str, Any] = {"top": converted.tops, "cluster": cluster, "done": done}
-        activity = None
-        if cost is None:
-            curves = latency_curve(graph, batches, timesteps, settings, **how)
-        else:
-            counted = artifact.graph
-            curves, activity = measure(graph, batches, timesteps, settings, counted=counted, **how)
-    curve, *more = curves.T
-    top5 = more[0] if more else None
+        which = {"first": first, "limit": limit, "batch_size": batch_size}
+        how: dict[str, Any] = {"cluster": cluster, "done": done, **which}
+        curve, top5, activity = curves(
+            converted, timesteps, settings, energy=cost is not None, **how
+        )
     of_top5: dict[str, Any] = {}
     if top5 is not None:
         of_top5["ann_top5_accuracy"] = converted.ann_accuracy(count, top=5).get("float32")
@@ -144,12 +139,12 @@ def simulate_run(
         if summary["weights"] != "float32":
             label += f", {summary['weights']} weights"
         title = f"{about['network']} on {about['data']['name']}, {count} test images"
-        curves, lines = {label: list(curve)}, dict(ann)
+        shown, lines = {label: list(curve)}, dict(ann)
         if top5 is not None:
-            curves["SNN, top-5"] = list(top5)
+            shown["SNN, top-5"] = list(top5)
             if (line := summary["ann_top5_accuracy"]) is not None:
                 lines["top-5"] = line
-        plot_curves(curves, lines, output / "curve.png", title=title)
+        plot_curves(shown, lines, output / "curve.png", title=title)
         write_json(output / "summary.json", summary)
         if cost is None or activity is None:
             return None
@@ -158,6 +153,44 @@ def simulate_run(
         return write_energy(activity, list(curve), ann_accuracy, at, output, **report)
 
     return Simulated(curve, top5, summary, cluster.alone(write))
+
+
+def curves(
+    converted: Converted,
+    timesteps: int,
+    settings: Simulation,
+    *,
+    first: int,
+    limit: int,
+    batch_size: int,
+    cluster: Cluster,
+    done: Callable[[int], None],
+    energy: bool = False,
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"] | None, Activity | None]:
+    """Accuracy at T = 1, 2, ..., top-5 accuracy where there are many classes, and the activity.
+
+    Args:
+        converted: the spiking network, and its data.
+        timesteps: the longest latency T.
+        settings: neurons, coding, readout and their numbers.
+        first: number of the first test image that this process simulates.
+        limit: how many it does; see `part`.
+        batch_size: images at a time, over all devices of one process.
+        cluster: the processes; what is found is of all.
+        done: told the number of images after each batch.
+        energy: whether operations are counted.
+    """
+    own, network = cluster.own, converted.artifact.graph
+    graph = own.replicate(lower(network, neurons=settings.neurons))
+    batches = converted.batches("test", batch_size, first=first, limit=limit, cluster=own)
+    how: dict[str, Any] = {"top": converted.tops, "cluster": cluster, "done": done}
+    activity = None
+    if energy:
+        found, activity = measure(graph, batches, timesteps, settings, counted=network, **how)
+    else:
+        found = latency_curve(graph, batches, timesteps, settings, **how)
+    curve, *more = found.T
+    return curve, more[0] if more else None, activity
 
 
 def _write_curve(

@@ -18,6 +18,8 @@ class Coding(Choice, ABC):
 
     constant: ClassVar[bool] = False
     """Whether the input is the same at every step."""
+    random: ClassVar[bool] = False
+    """Whether it is drawn, so that another seed gives another."""
 
     @abstractmethod
     def encode(
@@ -81,6 +83,8 @@ class Poisson(Coding):
     What is drawn depends on the seed, the step and the image itself, not on its place in a batch:
     whatever the batches, the same image is fed the same spikes.
     """
+
+    random: ClassVar[bool] = True
 
     def encode(
         self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
