@@ -1,8 +1,9 @@
 """What many simulations found, side by side: named by what differs, with the spread over seeds."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,44 @@ def rows(points: Sequence[Point]) -> tuple[str, list[Row]]:
         label = ", ".join(of_one[part] for part in parts if part not in same and part in of_one)
         groups.setdefault(label, []).append(point)
     return ", ".join(common), [_row(label, group) for label, group in groups.items()]
+
+
+def percent(values: Float[np.ndarray, " seeds"]) -> str:
+    """The mean in percent, and below it the standard deviation where values differ.
+
+    >>> percent(np.array([0.9, 0.7])), percent(np.array([0.5, 0.5])), percent(np.array([]))
+    ('80.00\\n±14.14', '50.00', '–')
+    """
+    if not len(values):
+        return "–"
+    apart = None if np.ptp(values) == 0 else spread(values)
+    return f"{100 * values.mean():.2f}" + ("" if apart is None else f"\n±{100 * float(apart):.2f}")
+
+
+def fitting(
+    labels: Sequence[str],
+    always: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
+    width: int,
+) -> Iterator[dict[str, Sequence[str]]]:
+    """Columns in parts, each of which fits beside the labels and what is always there.
+
+    >>> parts = fitting(["tcl", "max"], {}, {"4": ["50", "40"], "8": ["60", "50"]}, width=12)
+    >>> list(map(list, parts))
+    [['4'], ['8']]
+    """
+
+    def taken(heading: str, cells: Sequence[str]) -> int:
+        return 3 + max(len(line) for cell in (heading, *cells) for line in cell.split("\n"))
+
+    room = width - 1 - min(43, taken("", labels)) - sum(starmap(taken, always.items()))
+    part: dict[str, Sequence[str]] = {}
+    for name, cells in columns.items():
+        if part and sum(starmap(taken, part.items())) + taken(name, cells) > room:
+            yield part
+            part = {}
+        part[name] = cells
+    yield part
 
 
 def write_points(points: Sequence[Point], path: Path) -> None:

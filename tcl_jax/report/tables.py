@@ -1,17 +1,15 @@
 """Tables for the terminal, or for a file: 80 columns are enough."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import starmap
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 from rich.table import Table
 
 from tcl_jax.progress import Console
 from tcl_jax.report.layers import PARTS, Layer
 from tcl_jax.report.names import shortened
-from tcl_jax.report.sweep import Row, spread
+from tcl_jax.report.sweep import Row, fitting, percent
 
 _console = Console()
 
@@ -170,48 +168,21 @@ def print_sweep(common: str, found: Sequence[Row], latencies: Sequence[int]) -> 
     if len(top5) == len(found):
         what["top-5 accuracy"] = top5
     for name, values in what.items():
-        columns = {f"{t}": [_percent(of_snn[:, t - 1]) for of_snn, _ in values] for t in latencies}
-        ann = [_percent(of_ann) for _, of_ann in values]
+        columns = {f"{t}": [percent(of_snn[:, t - 1]) for of_snn, _ in values] for t in latencies}
+        ann = [percent(of_ann) for _, of_ann in values]
         title = f"{name} in %: {common}"
         last = {"ANN": ann} if len(set(ann)) > 1 else {}
         if not last:
             title += f"; ANN {ann[0]}"
         first = {"seeds": [f"{row.seeds}" for row in found]} if many else {}
         _console.print(title, highlight=False)
-        for at in _fitting(labels, first | last, columns):
+        for at in fitting(labels, first | last, columns, _console.width):
             shown = first | at | last
             _print(
                 None, ("T =", *shown), list(zip(labels, *shown.values(), strict=True)), first="left"
             )
     if many:
         _console.print("±: standard deviation over seeds", highlight=False)
-
-
-_Columns = dict[str, list[str]]
-
-
-def _fitting(labels: Sequence[str], always: _Columns, columns: _Columns) -> Iterator[_Columns]:
-    """Columns in parts that fit beside the labels and those that are always there."""
-
-    def width(heading: str, cells: Sequence[str]) -> int:
-        return 3 + max(len(line) for cell in (heading, *cells) for line in cell.split("\n"))
-
-    room = _console.width - 1 - min(40, width("", labels)) - sum(starmap(width, always.items()))
-    part: _Columns = {}
-    for name, cells in columns.items():
-        if part and sum(starmap(width, part.items())) + width(name, cells) > room:
-            yield part
-            part = {}
-        part[name] = cells
-    yield part
-
-
-def _percent(values: Float[np.ndarray, " seeds"]) -> str:
-    """The mean, and below it the standard deviation where values differ."""
-    if not len(values):
-        return "–"
-    apart = None if np.ptp(values) == 0 else spread(values)
-    return f"{100 * values.mean():.2f}" + ("" if apart is None else f"\n±{100 * float(apart):.2f}")
 
 
 def print_energy(
