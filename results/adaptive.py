@@ -162,7 +162,12 @@ def _adaptive(records: list[Any]) -> list[str]:
         figures["99 % stopped by T"].append(f"{by['99']:g}")
         figures["fixed T ≈ mean T"].append(at["T"])
         figures["accuracy at that"].append(f"{100 * at['accuracy']:.2f}")
+        as_good = a.get("fixed_as_accurate") or {}
+        figures["as accurate at fixed T"].append(as_good.get("T", "–"))
         figures["seconds, fixed T"].append(f"{seconds['fixed']:.0f}")
+        figures["seconds, fixed T as accurate"].append(
+            f"{as_good['seconds']:.0f}" if as_good else "–"
+        )
         figures["seconds, adaptive"].append(f"{seconds['adaptive']:.0f}")
         figures["decisions unlike the whole simulation's"].append(a["differ_from_fixed_simulation"])
     networks = [a["network"] for a in records]

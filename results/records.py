@@ -89,6 +89,7 @@ def unsimulated(command: Command, record: Path, snn: Path) -> str | None:
     how: dict[str, Any] = {"images": o.images}
     if o.adaptive:
         how |= {"max_loss": o.max_loss, "calibration_images": o.calibration_images}
+        how |= {} if o.margin == "charge" else {"margin": o.margin}
     else:
         how["cost"] = o.cost if o.energy else None
     fingerprint = adapt.settings_fingerprint if o.adaptive else settings_fingerprint

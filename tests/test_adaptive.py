@@ -12,8 +12,11 @@ from cli import succeed
 from cli import trained as trained
 
 from tcl_jax import InputError, clip, cluster, convert
-from tcl_jax.simulation import IF, Blocked, Membrane, Scan, Simulation, simulate
-from tcl_jax.simulation.adaptive import Record, calibrate, decide, read, record
+from tcl_jax.runs.simulate import simulate_run
+from tcl_jax.simulation import IF, MARGINS, Blocked, Membrane, Scan, Simulation, quantise, simulate
+from tcl_jax.simulation.adaptive import Record, _fewer, calibrate, decide, read, record
+from tcl_jax.simulation.margins import Charge, Counts
+from tcl_jax.simulation.settings import PAPER
 
 T = 30
 
@@ -50,14 +53,15 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("slots,chunk", [(4, 1), (5, 8), (32, 40)])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_decisions_are_those_of_the_whole_simulation(network, name, slots, chunk):
+@pytest.mark.parametrize("slots", [1, 5, 32])
+@pytest.mark.parametrize("name", [*SETTINGS, "counted"])
+def test_decisions_are_those_of_the_whole_simulation(network, name, slots):
     graph, x, labels = network
-    how = SETTINGS[name]
+    how, margin = SETTINGS.get(name, PAPER), MARGINS["counts" if name == "counted" else "charge"]()
     # In the same order, for a margin may meet the bound but for its last bits.
-    full = record(graph, _batches(x, labels, 8), T, replace(how, executor=Scan()))
-    in_blocks = record(graph, _batches(x, labels, 8), T, replace(how, executor=Blocked(8)))
+    full = record(graph, _batches(x, labels, 8), T, replace(how, executor=Scan()), margin)
+    blocked = replace(how, executor=Blocked(8))
+    in_blocks = record(graph, _batches(x, labels, 8), T, blocked, margin)
     np.testing.assert_array_equal(in_blocks.classes, full.classes)
     np.testing.assert_allclose(in_blocks.margins, full.margins, rtol=0, atol=1e-5)
     assert full.labels.tolist() == labels.tolist()
@@ -66,13 +70,24 @@ def test_decisions_are_those_of_the_whole_simulation(network, name, slots, chunk
     assert len(set(expected.steps.tolist())) > 3 and expected.steps.max() == T, "no test"
     told = []
     found = decide(
-        graph, _batches(x, labels, 7), bound, T, how, slots=slots, chunk=chunk, done=told.append
+        graph, _batches(x, labels, 7), bound, T, how, margin, slots=slots, done=told.append
     )
     np.testing.assert_array_equal(found.steps, expected.steps)
     np.testing.assert_array_equal(found.classes, expected.classes)
     np.testing.assert_array_equal(found.labels, labels)
     assert sum(told) == len(x)
     assert found.steps.min() > how.delay
+
+
+@pytest.mark.parametrize(
+    "taken, slots, devices, expected",
+    [
+        *[(100, 100, 1, 100), (26, 100, 1, 100), (25, 100, 1, 25), (7, 100, 1, 7), (1, 100, 1, 1)],
+        *[(25, 100, 4, 28), (29, 112, 4, 112), (28, 112, 4, 28), (5, 112, 4, 8), (1, 4, 4, 4)],
+    ],
+)
+def test_slots_shrink_to_what_is_left(taken, slots, devices, expected):
+    assert _fewer(taken, slots, devices) == expected
 
 
 def test_slots_over_devices(network):
@@ -84,7 +99,7 @@ def test_slots_over_devices(network):
         1.0,
         T,
         slots=8,
-        place=lambda tree: four.put(jax.tree.map(np.asarray, tree)),
+        cluster=four,
     )
     expected = record(graph, _batches(x, labels, 8), T).stopped(1.0)
     np.testing.assert_array_equal(found.steps, expected.steps)
@@ -107,6 +122,33 @@ def test_margins_are_of_charges(network):
         charge = np.asarray(state.output)
         np.testing.assert_array_equal(by_charge, charge.argmax(-1))
         np.testing.assert_array_equal(margin, np.diff(np.sort(charge, -1)[:, -2:])[:, 0])
+
+
+def test_margins_of_counts(network):
+    graph, x, labels = network
+    full = record(graph, _batches(x, labels, 23), T, margin=Counts())
+    for t in (1, 7, T):
+        counts = np.asarray(simulate(graph, jnp.asarray(x), t).output.counts)
+        for i in range(len(x)):
+            own = full.classes[t - 1, i]
+            assert full.margins[t - 1, i] == counts[i, own] - np.delete(counts[i], own).max()
+    with pytest.raises(InputError, match="readout membrane counts no spikes: give margin=charge"):
+        record(graph, _batches(x, labels, 23), T, Simulation(readout=Membrane()), Counts())
+
+
+def test_margins_of_whole_numbers(network):
+    """They have no charge but in thresholds, which are whole numbers too."""
+    graph, x, labels = network
+    least, most = jnp.full((1, 6), -1.0), jnp.full((1, 6), 1.0)
+    whole = quantise(graph, jnp.concatenate([least, most]))
+    for margin in (Counts(), Charge()):
+        full = record(whole, _batches(x, labels, 23), T, margin=margin)
+        state = simulate(whole, jnp.asarray(x), T)
+        assert full.margins.dtype == np.float32
+        expected = np.array(margin.amounts(PAPER.readout, state.output, whole.output.op))
+        own = expected[np.arange(23), full.classes[-1]]
+        expected[np.arange(23), full.classes[-1]] = -np.inf
+        np.testing.assert_array_equal(full.margins[-1], own - expected.max(-1))
 
 
 def _record(rng):
@@ -155,7 +197,7 @@ def test_mistakes_are_refused(network):
         decide(graph, [], 1.0, T)
     with pytest.raises(InputError, match="no images"):
         record(graph, [], T)
-    with pytest.raises(InputError, match="at least one slot"):
+    with pytest.raises(InputError, match="slots must be at least 1, got 0"):
         decide(graph, _batches(x, labels, 8), 1.0, T, slots=0)
     with pytest.raises(InputError, match="at least 1, got 0"):
         decide(graph, _batches(x, labels, 8), 1.0, 0)
@@ -184,5 +226,13 @@ def test_simulate_adaptively(trained, converted, tmp_path):
     assert held_out["accuracy_fixed"] - held_out["accuracy"] <= 0.01 + 1e-9
     for figure in (f"{content['accuracy']:.2%}", f"{content['mean_steps']:.2f}"):
         assert figure in printed.out
+    curve = simulate_run(trained.folder, 40, snn=converted, output=tmp_path / "fixed", images=90)
+    for of in ("accuracy_fixed_at_mean", "fixed_as_accurate"):
+        at = content[of]
+        assert at["accuracy"] == curve.curve[at["T"] - 1] and at["seconds"] > 0
+    assert content["accuracy_fixed_at_mean"]["T"] == round(content["mean_steps"])
+    as_good = content["fixed_as_accurate"]
+    assert as_good["accuracy"] >= content["accuracy"] > max(curve.curve[: as_good["T"] - 1])
+    assert f"the first fixed T as accurate is {as_good['T']}, which takes" in printed.out
     assert (tmp_path / "adaptive.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "curve.csv").exists()

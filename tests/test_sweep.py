@@ -309,6 +309,7 @@ def test_a_sweep_from_the_command_line(networks, tmp_path):
             "--seeds is 3: give one for a coding that draws nothing, and one",
         ),
         (["--norm", "tcl", "--snn", "a"], "--norm finds spiking networks, which --snn names"),
+        (["--margin", "count"], "unknown margin 'count': did you mean 'counts'?"),
         (["other"], "say where a sweep of several runs is written, as in --output sweep"),
     ],
 )

@@ -30,6 +30,7 @@ with ends_at_ctrl_c():  # these take seconds
     from tcl_jax.simulation.coding import CODINGS
     from tcl_jax.simulation.energy import FLOAT32, OperationCost
     from tcl_jax.simulation.executors import EXECUTORS
+    from tcl_jax.simulation.margins import MARGINS
     from tcl_jax.simulation.neurons import NEURONS
     from tcl_jax.simulation.readout import READOUTS
     from tcl_jax.simulation.settings import Simulation
@@ -53,6 +54,10 @@ NEURONS_HELP = (
     "What hidden neurons are, as in if:v0=0.5: v0 and floor in thresholds, leak a part of the "
     "potential a step, reset by subtract or to zero, refractory in steps.  Choose from "
     f"{NEURONS.help()}."
+)
+MARGIN_HELP = (
+    "With --adaptive: what must be so much more of one class than of any other.  Choose from "
+    f"{MARGINS.help()}."
 )
 CODING_HELP = (
     "How images are fed: as a constant current, or as spikes at regular intervals or drawn.  "
@@ -104,6 +109,7 @@ class Options:
     adaptive: bool = False
     """Instead, stop each image once its class is safe, and compare with all of them run to T:
     adaptive.json, adaptive.png."""
+    margin: Annotated[str, tyro.conf.arg(help=MARGIN_HELP)] = "charge"
     max_loss: float = 0.1
     """With --adaptive: accuracy that may be lost against fixed T, in points."""
     calibration_images: int = 2000
@@ -175,7 +181,7 @@ def main() -> int:
         )
     if o.adaptive and o.energy:
         raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
-    settings = o.settings()
+    settings, margin = o.settings(), MARGINS.read(o.margin)
     several = len(settings) > 1 or len(o.named()) > 1
     if several and (o.adaptive or o.energy or o.plan is not None):
         raise InputError(
@@ -223,7 +229,7 @@ def main() -> int:
                 "max_loss": o.max_loss,
                 "calibration_images": o.calibration_images,
             }
-            adapted = adapt_run(run, o.timesteps, one, **counted, **how)
+            adapted = adapt_run(run, o.timesteps, one, margin, **counted, **how)
             if cluster.writes:
                 print_adaptive(adapted)
             return 0

@@ -328,18 +328,30 @@ def print_adaptive(content: Mapping[str, Any]) -> None:
     Args:
         content: of `adaptive.json`.
     """
-    at_mean, seconds = content["accuracy_fixed_at_mean"], content["seconds"]
+    longest, seconds = content["timesteps"], content["seconds"]
+    fixed = {longest: {"accuracy": content["accuracy_fixed"], "seconds": seconds["fixed"]}}
+    as_good = content["fixed_as_accurate"]
+    for at in (content["accuracy_fixed_at_mean"], as_good):
+        if at is not None:
+            fixed.setdefault(at["T"], at)
     rows = [
-        (f"fixed T = {content['timesteps']}", content["accuracy_fixed"], content["timesteps"]),
-        (f"fixed T = {at_mean['T']}", at_mean["accuracy"], at_mean["T"]),
-        ("adaptive", content["accuracy"], content["mean_steps"]),
+        (f"fixed T = {t}", f"{at['accuracy']:.2%}", f"{t}", f"{at['seconds']:.1f}")
+        for t, at in sorted(fixed.items())
     ]
-    times = (f"{seconds['fixed']:.1f}", "–", f"{seconds['adaptive']:.1f}")
+    adaptive = f"{content['accuracy']:.2%}", f"{content['mean_steps']:.2f}"
+    rows.append(("adaptive", *adaptive, f"{seconds['adaptive']:.1f}"))
     _print(
         f"{content['network']} on {content['images']} test images of {content['data']}",
         ("latency", "accuracy", "mean T", "seconds"),
-        [(to, f"{a:.2%}", f"{t:.2f}", s) for (to, a, t), s in zip(rows, times, strict=True)],
+        rows,
     )
+    if as_good is not None:
+        times = as_good["seconds"] / seconds["adaptive"]
+        _console.print(
+            f"the first fixed T as accurate is {as_good['T']}, which takes {times:.2f} times as "
+            "long as adaptive latency",
+            highlight=False,
+        )
     held_out = content["held_out"]
     loss = 100 * (held_out["accuracy_fixed"] - held_out["accuracy"])
     bound = "∞" if content["bound"] is None else f"{content['bound']:.3f}"

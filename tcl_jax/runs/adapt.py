@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from tcl_jax import progress, provenance
@@ -28,7 +27,9 @@ from tcl_jax.simulation.adaptive import (
     decide,
     record,
 )
+from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
+from tcl_jax.simulation.margins import CHARGE, Margin
 from tcl_jax.simulation.settings import PAPER, Simulation
 
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
@@ -40,6 +41,7 @@ def adapt_run(
     folder: Path,
     timesteps: int,
     settings: Simulation = PAPER,
+    margin: Margin = CHARGE,
     *,
     max_loss: float,
     snn: str = "snn",
@@ -64,6 +66,7 @@ def adapt_run(
         timesteps: the longest latency T.
         settings: neurons, readout and their numbers; the coding is analog, for of spikes the time
             would count for each image on its own.
+        margin: what of the output neurons is compared.
         max_loss: accuracy that may be lost against fixed T, in points.
         snn: name of the spiking network within the run's folder.
         output: folder to write to; the run's for ``snn``, else the spiking network's.
@@ -96,7 +99,7 @@ def adapt_run(
     own = everyone.own
     own.check_batch_size(batch_size)
     same = {"timesteps": timesteps, "images": total, "max_loss": max_loss, **counts}
-    everyone.check_same(network=fingerprint, **(same | settings.said()))
+    everyone.check_same(network=fingerprint, margin=margin, **(same | settings.said()))
     everyone.alone(lambda: output.mkdir(parents=True, exist_ok=True))
     graph = own.replicate(lower(artifact.graph, neurons=settings.neurons))
 
@@ -111,27 +114,41 @@ def adapt_run(
             return _together(everyone.gather(find(batches, done) if limit else None))
 
     def recorded(batches: Any, done: Any) -> Record:
-        return record(graph, batches, timesteps, settings, done=done)
+        return record(graph, batches, timesteps, settings, margin, done=done)
 
     def adaptive(bound: float, batches: Any, done: Any) -> Decisions:
-        def place(tree: Any) -> Any:
-            return own.put(jax.tree.map(np.asarray, tree))
+        how: dict[str, Any] = {"slots": batch_size, "cluster": own, "done": done}
+        return decide(graph, batches, bound, timesteps, settings, margin, **how)
 
-        how: dict[str, Any] = {"slots": batch_size, "place": place, "done": done}
-        return decide(graph, batches, bound, timesteps, settings, **how)
+    def seconds_of(fixed_time: int) -> float:
+        """Of all test images at a fixed T, compiled before."""
+        first, limit = part(total, batch_size, everyone)
+
+        def simulated(images: int) -> None:
+            which: dict[str, Any] = {"first": first, "limit": images, "cluster": own}
+            batches = converted.batches("test", batch_size, **which)
+            latency_curve(graph, batches, fixed_time, settings, cluster=everyone)
+
+        simulated(min(batch_size, limit))
+        return _timed(lambda: simulated(limit))[1]
 
     # Norm-factors are read from the first ones.
     held_out = of_all("calibrating", "train", info.num_train - held, held, recorded)
     bound = calibrate(held_out, max_loss / 100)
     fixed, fixed_seconds = _timed(lambda: of_all("at fixed T", "test", 0, total, recorded))
     one = converted.batches("test", batch_size, limit=min(batch_size, total), cluster=own)
-    adaptive(-np.inf, one, lambda images: None)  # compiles
+    adaptive(bound, one, lambda images: None)  # compiles
     decided = partial(adaptive, bound)
     found, seconds = _timed(lambda: of_all("adaptively", "test", 0, total, decided))
 
     expected, calibrated = fixed.stopped(bound), held_out.stopped(bound)
     differ = (expected.classes != found.classes) | (expected.steps != found.steps)
     nearest = max(1, round(found.mean_steps))
+    as_good = np.flatnonzero(fixed.accuracy >= found.accuracy)
+    of_fixed = {
+        t: {"T": t, "accuracy": float(fixed.accuracy[t - 1]), "seconds": seconds_of(t)}
+        for t in sorted({nearest, *(as_good[:1] + 1).tolist()})
+    }
     content = {
         "timesteps": timesteps,
         "images": found.labels.size,
@@ -145,13 +162,15 @@ def adapt_run(
         },
         "accuracy": found.accuracy,
         "accuracy_fixed": float(fixed.accuracy[-1]),
-        "accuracy_fixed_at_mean": {"T": nearest, "accuracy": float(fixed.accuracy[nearest - 1])},
+        "accuracy_fixed_at_mean": of_fixed[nearest],
+        "fixed_as_accurate": of_fixed[as_good[0] + 1] if as_good.size else None,
         "mean_steps": found.mean_steps,
         "percentiles": {str(p): float(np.percentile(found.steps, p)) for p in _PERCENTILES},
         "stopped_at": np.bincount(found.steps, minlength=timesteps + 1)[1:].tolist(),
         "seconds": {"fixed": fixed_seconds, "adaptive": seconds},
         "differ_from_fixed_simulation": int(differ.sum()),
         **settings.said(),
+        "margin": str(margin),
         "batch_size": batch_size,
         "snn": snn,
         "norm": about["norm"],
@@ -161,6 +180,7 @@ def adapt_run(
         "settings": settings_fingerprint(
             timesteps,
             settings,
+            **({} if margin == CHARGE else {"margin": str(margin)}),
             max_loss=max_loss,
             images=images,
             calibration_images=calibration_images,

@@ -25,6 +25,8 @@ from tcl_jax.simulation.executors import Scan as Scan
 from tcl_jax.simulation.latency import correct_by_latency as correct_by_latency
 from tcl_jax.simulation.latency import latency_curve as latency_curve
 from tcl_jax.simulation.lowering import lower as lower
+from tcl_jax.simulation.margins import MARGINS as MARGINS
+from tcl_jax.simulation.margins import Margin as Margin
 from tcl_jax.simulation.neurons import IF as IF
 from tcl_jax.simulation.neurons import NEURONS as NEURONS
 from tcl_jax.simulation.neurons import NeuronModel as NeuronModel

@@ -1,13 +1,13 @@
 """Adaptive latency: an image is simulated only until its class is safe.
 
-The *margin* of a decision is the charge of the output neuron that is ahead minus the largest of the
-others', in thresholds.  Charge is what a neuron has taken in, spikes fired plus V/θ, so that
-margins are finer than differences of counts.  An image stops at the first t whose margin reaches a
-bound, or at T.  The bound is one number, found on images that no figure is of; simulation is
-causal, so that one pass over them shows what any bound does.
+The *margin* of a decision is what the output neuron that is ahead has taken in, or fired, minus the
+most of the others (`tcl_jax.simulation.margins`).  An image stops at the first t whose margin
+reaches a bound, or at T.  The bound is one number, found on images that no figure is of; simulation
+is causal, so that one pass over them shows what any bound does.
 
-Images that stop give their place in the batch to the next ones (continuous batching): shapes stay
-as they are, and nothing is simulated for an image after the chunk of steps in which it stopped.
+Images that stop give their place in the batch to the next ones (continuous batching), and once none
+wait, the batch shrinks to those that are left.  How often it is looked which have stopped follows
+from how many have.
 """
 
 import math
@@ -22,28 +22,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
+from tcl_jax.cluster import Cluster
 from tcl_jax.errors import InputError
 from tcl_jax.promotion import wider
 from tcl_jax.simulation.dynamics import State, init_state, read_from, step
-from tcl_jax.simulation.readout import by_class, check_labels
+from tcl_jax.simulation.margins import CHARGE, Margin
+from tcl_jax.simulation.readout import check_labels
 from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.simulation.simulator import all_steps, check_times, classify
 
 
 def read(
-    graph: g.Graph, state: State, settings: Simulation = PAPER
+    graph: g.Graph, state: State, settings: Simulation = PAPER, margin: Margin = CHARGE
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    r"""The class at some t, and its margin,
-
-    .. math:: m = q_c - \max_{j \ne c} q_j, \qquad q_j = n_j + V_j / \theta
-
-    with n spikes and the potential V of output neuron j, and the class c that is read.  By spikes,
-    which is not by charge, m can be negative.
+    """The class at some t, and its margin.
 
     Args:
         graph: the network, of one class an image.
         state: at t.
         settings: what it was simulated with.
+        margin: what of the output neurons is compared.
 
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip, convert, simulation
@@ -54,13 +52,9 @@ def read(
     >>> classes.item(), margin.item()
     (1, 4.0)
     """
-    output = graph.output.op
-    charges = settings.readout.charge(state.output, output) / output.threshold
-    _check_single_class(charges.shape[1:])
-    classes, charges = classify(graph, state, settings), by_class(charges)
-    own = jnp.arange(charges.shape[-1])[None] == classes[:, None]
-    others = jnp.max(jnp.where(own, -jnp.inf, charges), -1)
-    return classes, jnp.max(jnp.where(own, charges, -jnp.inf), -1) - others
+    _check_single_class(g.shapes(graph)[graph.output.name])
+    classes = classify(graph, state, settings)
+    return classes, margin(settings.readout, state.output, graph.output.op, classes)
 
 
 @dataclass(frozen=True)
@@ -120,6 +114,7 @@ def record(
     batches: Iterable[dict[str, Any]],
     timesteps: int,
     settings: Simulation = PAPER,
+    margin: Margin = CHARGE,
     *,
     done: Callable[[int], None] = lambda images: None,
 ) -> Record:
@@ -130,6 +125,7 @@ def record(
         batches: as `latency_curve` takes them.
         timesteps: the longest latency T.
         settings: neurons, readout and their numbers; until a delay has passed, margins are −∞.
+        margin: what of the output neurons is compared.
         done: told the number of images after each batch.
 
     Raises:
@@ -140,7 +136,7 @@ def record(
     found = []
     for batch in batches:
         labels, kept = np.asarray(batch["label"]), np.asarray(batch["mask"], bool)
-        classes, margins = _record(graph, jnp.asarray(batch["image"]), timesteps, settings)
+        classes, margins = _record(graph, jnp.asarray(batch["image"]), timesteps, settings, margin)
         check_labels(classes.shape[1:], labels.shape, kept.shape)
         found.append((np.asarray(classes)[:, kept], np.asarray(margins)[:, kept], labels[kept]))
         done(int(kept.sum()))
@@ -153,10 +149,14 @@ def record(
 
 @partial(jax.jit, static_argnames="timesteps")
 def _record(
-    graph: g.Graph, x: Real[Array, "b ..."], timesteps: int, settings: Simulation
+    graph: g.Graph,
+    x: Real[Array, "b ..."],
+    timesteps: int,
+    settings: Simulation,
+    margin: Margin,
 ) -> tuple[Int[Array, "t b"], Float[Array, "t b"]]:
     def reading(state: State, spikes: dict[str, Array]) -> tuple[Array, Array]:
-        return read(graph, state, settings)
+        return read(graph, state, settings, margin)
 
     return all_steps(graph, x, timesteps, reading, settings)[1]
 
@@ -232,15 +232,15 @@ def decide(
     bound: float,
     timesteps: int,
     settings: Simulation = PAPER,
+    margin: Margin = CHARGE,
     *,
     slots: int = 100,
-    chunk: int = 8,
-    place: Callable[[Any], Any] = lambda tree: jax.tree.map(jnp.asarray, tree),
+    cluster: Cluster | None = None,
     done: Callable[[int], None] = lambda images: None,
 ) -> Decisions:
     """Simulate each image until its margin reaches the bound, and the next one in its place.
 
-    Decisions are those of `record(...).stopped(bound)`, in the images' order.
+    Decisions are those of ``record(...).stopped(bound)`` by that margin, in the order of images.
 
     Args:
         graph: the network.
@@ -248,9 +248,9 @@ def decide(
         bound: on the margin.
         timesteps: the longest latency T.
         settings: neurons, readout and their numbers; the coding is one of a constant current.
-        slots: images that are simulated at the same time.
-        chunk: steps between two looks at which images are finished.
-        place: lays the slots' arrays over devices.
+        margin: what of the output neurons is compared.
+        slots: images that are simulated at the same time; fewer once no others wait.
+        cluster: the devices of this process that the slots are laid over; JAX's default when None.
         done: told the number of images that have just finished.
 
     Raises:
@@ -269,8 +269,11 @@ def decide(
     """
     check_times(timesteps)
     check_coding(settings)
-    if slots < 1 or chunk < 1:
-        raise InputError("adaptive latency needs at least one slot, and one step in a chunk")
+    if slots < 1:
+        raise InputError(f"must be at least 1, got {slots}", "slots")
+    _check_single_class(g.shapes(graph)[graph.output.name])
+    place = jnp.asarray if cluster is None else cluster.put
+    devices = 1 if cluster is None else cluster.mesh.size
     waiting = _single(batches)
     real = wider(graph.dtype, jnp.float32)
     images = np.zeros((slots, *graph.input.op.shape), real)
@@ -278,31 +281,59 @@ def decide(
     labels: list[int] = []
     found: dict[int, tuple[int, int]] = {}
     nothing = jnp.zeros(slots, jnp.int32)
-    _check_single_class(g.shapes(graph)[graph.output.name])
-    state = init_state(graph, slots, settings)
-    at = place(_Slots(state, nothing, nothing, nothing))
-    least = np.asarray(bound, real)
+    empty = _Slots(init_state(graph, slots, settings), nothing, nothing, nothing)
+    at = jax.tree.map(place, jax.device_get(empty))
+    least, steps = np.asarray(bound, real), 1
     while True:
-        fresh = np.zeros(slots, bool)
+        fresh = np.zeros(number.size, bool)
         free = np.flatnonzero(number < 0)
         for slot, (image, label) in zip(free, waiting, strict=False):
             images[slot], number[slot], fresh[slot] = image, len(labels), True
             labels.append(label)
-        if (number < 0).all():
+        taken = np.flatnonzero(number >= 0)
+        if not taken.size:
             break
+        if (size := _fewer(taken.size, number.size, devices)) < number.size:
+            kept = np.argsort(number < 0, kind="stable")[:size]
+            images, number, fresh = images[kept], number[kept], fresh[kept]
+            at = jax.tree.map(lambda a, kept=kept: place(np.asarray(a)[kept]), at)
         # JAX may still read from a NumPy array that it was given.
-        inputs = place({"x": images.copy(), "fresh": fresh})
-        at = _advance(graph, at, inputs, least, timesteps, settings, chunk=chunk)
+        inputs = {"x": place(images.copy()), "fresh": place(fresh)}
+        at = _advance(graph, at, inputs, least, timesteps, steps, settings, margin)
         stopped, classes = np.asarray(at.stopped), np.asarray(at.classes)
         finished = np.flatnonzero((stopped > 0) & (number >= 0))
         for slot in finished:
             found[number[slot]] = (int(classes[slot]), int(stopped[slot]))
         number[finished] = -1
         done(finished.size)
+        steps = _pace(steps, finished.size / number.size)
     if not labels:
         raise InputError("there are no images to simulate: give at least one batch")
-    decided, steps = zip(*(found[n] for n in range(len(labels))), strict=True)
-    return Decisions(np.array(decided), np.array(steps), np.array(labels))
+    decided, stops = zip(*(found[n] for n in range(len(labels))), strict=True)
+    return Decisions(np.array(decided), np.array(stops), np.array(labels))
+
+
+def _fewer(taken: int, slots: int, devices: int) -> int:
+    """Slots for so many images: a quarter, and again, while all have room; as devices divide them.
+
+    Each number of slots is compiled once.
+    """
+    while (quarter := -(-slots // (4 * devices)) * devices) < slots and taken <= quarter:
+        slots = quarter
+    return slots
+
+
+def _pace(steps: int, finished: float) -> int:
+    """Steps until the next look at which images are finished, after a look that found this part.
+
+    While they are simulated finished ones hold their slots; a look takes time, too.
+    """
+    if finished > 1 / 8:
+        return max(1, steps // 2)
+    return min(_MOST_STEPS, 2 * steps) if finished < 1 / 16 else steps
+
+
+_MOST_STEPS = 32
 
 
 def _single(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[np.ndarray, int]]:
@@ -328,36 +359,38 @@ def _check_single_class(output: tuple[int, ...]) -> None:
         )
 
 
-@partial(jax.jit, static_argnames="chunk")
+@jax.jit
 def _advance(
     graph: g.Graph,
     at: _Slots,
     inputs: dict[str, Array],
     bound: Float[Array, ""],
     timesteps: Int[Array, ""] | int,
+    steps: Int[Array, ""] | int,
     settings: Simulation,
-    *,
-    chunk: int,
+    margin: Margin,
 ) -> _Slots:
-    """Some steps of all slots, of which the fresh ones start anew."""
+    """So many steps of all slots, of which the fresh ones start anew."""
     x, fresh = inputs["x"], inputs["fresh"]
     start = jnp.zeros_like(at.t)
     new = _Slots(init_state(graph, x.shape[0], settings), start, start, start)
     at = jax.tree.map(lambda a, b: jnp.where(_rows(fresh, a), b, a), at, new)
     constant = g.constant_values(graph, x)
 
-    def body(at: _Slots, _: None) -> tuple[_Slots, None]:
+    def body(_: Int[Array, ""], at: _Slots) -> _Slots:
         state, _spikes = step(graph, at.state, constant, settings)
         t = at.t + 1
         begun = t > settings.delay
         state = state._replace(output=read_from(at.state.output, state.output, begun))
-        classes, margin = read(graph, state, settings)
-        safe = (margin >= bound) & begun | (t == timesteps)
+        classes, ahead = read(graph, state, settings, margin)
+        safe = (ahead >= bound) & begun | (t == timesteps)
         now = safe & (at.stopped == 0)
         stopped = jnp.where(now, t, at.stopped)
-        return _Slots(state, t, stopped, jnp.where(now, classes, at.classes)), None
+        return _Slots(state, t, stopped, jnp.where(now, classes, at.classes))
 
-    return jax.lax.scan(body, at, length=chunk)[0]
+    # Not until some are finished, which devices would have to tell each other at every step.
+    after: _Slots = jax.lax.fori_loop(0, steps, body, at)
+    return after
 
 
 def _rows(which: Bool[Array, " b"], like: Array) -> Bool[Array, "b ..."]:
