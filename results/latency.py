@@ -19,6 +19,7 @@ from tcl_jax.cli import simulate
 from tcl_jax.cli.options import check_options
 from tcl_jax.cli.terminal import reported_at_exit
 from tcl_jax.report.sweep import Row, fitting, percent, rows
+from tcl_jax.runs.delay import AutoDelay
 from tcl_jax.runs.simulate import latencies
 from tcl_jax.runs.sweep import POINTS
 
@@ -49,8 +50,11 @@ class Sweep:
         o = check_options(simulate.Options, None, self.command.arguments, prog="simulate.py")
         found = []
         for (_, norm), way in itertools.product(o.named(), o.settings()):
-            wanted = {"norm": str(norm), "delay": way.delay, "seed": way.seed, "images": o.images}
-            wanted |= {of: str(getattr(way, of)) for of in ("neurons", "coding", "readout")}
+            wanted = {"norm": str(norm), "images": o.images} | {
+                of: way.said()[of] for of in ("neurons", "coding", "readout", "seed")
+            }
+            auto = isinstance(way, AutoDelay)
+            wanted |= {"delay_estimated": auto} | ({} if auto else {"delay": way.said()["delay"]})
             these = [
                 point | {"accuracy": point["accuracy"][: o.timesteps]}
                 for point in kept

@@ -310,6 +310,7 @@ def test_a_sweep_from_the_command_line(networks, tmp_path):
         ),
         (["--norm", "tcl", "--snn", "a"], "--norm finds spiking networks, which --snn names"),
         (["--margin", "count"], "unknown margin 'count': did you mean 'counts'?"),
+        (["--delay", "1,x"], "--delay takes a whole number or auto, or several, got 'x'"),
         (["other"], "say where a sweep of several runs is written, as in --output sweep"),
     ],
 )

@@ -24,6 +24,7 @@ with ends_at_ctrl_c():  # these take seconds
         print_sweep,
     )
     from tcl_jax.runs.adapt import adapt_run
+    from tcl_jax.runs.delay import AutoDelay
     from tcl_jax.runs.plan import plan_run
     from tcl_jax.runs.simulate import Simulated, latencies, simulate_run
     from tcl_jax.runs.sweep import POINTS, Network, Sweep, of_norm, sweep_runs
@@ -96,8 +97,9 @@ class Options:
     """Seed of what the coding draws."""
     seeds: int = 1
     """How many seeds, from that one, a coding that draws is simulated with."""
-    delay: int = 0
-    """What reaches the output in so many first steps is left out."""
+    delay: str = "0"
+    """What reaches the output in so many first steps is left out; auto estimates from which step on
+    the output carries information."""
     images: Whole = None
     """Number of test images (default: all)."""
     batch_size: int = 100
@@ -127,7 +129,7 @@ class Options:
     takes on each and how long; needs pip install 'tcl_jax[plan]'."""
     processes: tyro.conf.OmitArgPrefixes[Processes] = ALONE
 
-    def settings(self) -> list[Simulation]:
+    def settings(self) -> list[Simulation | AutoDelay]:
         """All ways to simulate: the product of the lists."""
         codings = CODINGS.read_all(self.coding)
         if self.seeds < 1 or (self.seeds > 1 and not any(c.random for c in codings)):
@@ -138,12 +140,15 @@ class Options:
                 "seeds",
             )
         executor = EXECUTORS.read(self.executor)
-        lists = NEURONS.read_all(self.neurons), codings, READOUTS.read_all(self.readout)
-        return [
-            Simulation(neurons, coding, readout, self.delay, self.seed + drawn, executor)
-            for neurons, coding, readout in itertools.product(*lists)
-            for drawn in range(self.seeds if coding.random else 1)
-        ]
+        neuron_models, readouts = NEURONS.read_all(self.neurons), READOUTS.read_all(self.readout)
+        found: list[Simulation | AutoDelay] = []
+        for neurons, coding, readout, delay in itertools.product(
+            neuron_models, codings, readouts, _delays(self.delay)
+        ):
+            for seed in range(self.seed, self.seed + (self.seeds if coding.random else 1)):
+                one = Simulation(neurons, coding, readout, delay or 0, seed, executor)
+                found.append(AutoDelay(one) if delay is None else one)
+        return found
 
     def named(self) -> list[tuple[Path, str | NormMethod]]:
         """Spiking networks by what is said of them: their names, or their norms."""
@@ -171,6 +176,14 @@ class Options:
         return first
 
 
+def _delays(text: str) -> list[int | None]:
+    """A list of delays; None is one that is to be estimated."""
+    words = text.split(",")
+    if wrong := [word for word in words if word != "auto" and not word.isdecimal()]:
+        raise InputError(f"takes a whole number or auto, or several, got {wrong[0]!r}", "delay")
+    return [None if word == "auto" else int(word) for word in words]
+
+
 @reported_at_exit(Options)
 def main() -> int:
     of_neurons = {f"--{f.name}": f"--neurons if:{f.name}=..." for f in fields(NEURONS["if"])}
@@ -194,13 +207,14 @@ def main() -> int:
                 "--plan compiles the curve alone: leave --adaptive, --energy and --distributed out"
             )
         there = find(o.plan)
-        [network] = o.networks(everywhere())
+        [network], [one] = o.networks(everywhere()), settings
+        planned_of = one.settings if isinstance(one, AutoDelay) else one  # one program for any
         with bar("compiling", total=1, unit="programs"):
             planned = plan_run(
                 network.run,
                 there,
                 o.timesteps,
-                *settings,
+                planned_of,
                 snn=network.snn,
                 batch_size=o.batch_size,
             )
@@ -231,6 +245,7 @@ def main() -> int:
             }
             adapted = adapt_run(run, o.timesteps, one, margin, **counted, **how)
             if cluster.writes:
+                _print_delay(adapted)
                 print_adaptive(adapted)
             return 0
         cost = o.cost if o.energy else None
@@ -238,6 +253,12 @@ def main() -> int:
         if cluster.writes:
             _print(o, simulated)
     return 0
+
+
+def _print_delay(record: dict[str, Any]) -> None:
+    if record.get("delay_estimated"):
+        delay = record["delay"]
+        print(f"from step {delay + 1} on the output carries information: delay {delay}")
 
 
 def _print_sweep(o: Options, swept: Sweep, output: Path) -> None:
@@ -254,6 +275,7 @@ def _print(o: Options, simulated: Simulated) -> None:
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, {weights}"
         f"{summary['norm']} norm, {summary['readout']} readout"
     )
+    _print_delay(summary)
     print_curve(
         list(curve),
         summary["ann_accuracy_in"],

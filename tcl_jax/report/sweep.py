@@ -26,6 +26,7 @@ class Row:
         top5: likewise, where there are many classes.
         ann: the trained network's accuracy, for each.
         ann_top5: likewise; empty where it is not known.
+        estimated: delays, where they were estimated.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Row:
     top5: Float[np.ndarray, "seeds t"] | None
     ann: Float[np.ndarray, " seeds"]
     ann_top5: Float[np.ndarray, " seeds"]
+    estimated: tuple[int, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -140,6 +142,7 @@ def _row(label: str, group: Sequence[Point]) -> Row:
         np.array([p["top5"] for p in group]) if "top5" in group[0] else None,
         np.array([p["ann_accuracy"] for p in group]),
         np.array(known if len(known) == len(group) else []),
+        tuple(sorted({p["delay"] for p in group if p.get("delay_estimated")})),
     )
 
 
@@ -182,10 +185,14 @@ def _names(points: Sequence[Point]) -> list[dict[str, str]]:
             **norm,
             "step": f"step {p.get('checkpoint_step')}" if len(steps) > len(runs) else None,
             **{of: p.get(of) for of in ("neurons", "coding", "readout")},
-            "delay": f"delay {p['delay']}" if any(q.get("delay") for q in points) else None,
+            "delay": _delay(p) if any(q.get("delay") for q in points) else None,
         }
         names.append({part: str(v) for part, v in name.items() if v not in (None, "")})
     return names
+
+
+def _delay(point: Point) -> str:
+    return f"delay {'auto' if point.get('delay_estimated') else point['delay']}"
 
 
 def _norm(point: Point) -> str | None:

@@ -183,6 +183,10 @@ def print_sweep(common: str, found: Sequence[Row], latencies: Sequence[int]) -> 
             )
     if many:
         _console.print("±: standard deviation over seeds", highlight=False)
+    for label, row in zip(labels, found, strict=True):
+        if row.estimated:
+            steps = " or ".join(map(str, row.estimated))
+            _console.print(f"{label}: a delay of {steps} was estimated", highlight=False)
 
 
 def print_energy(

@@ -17,6 +17,7 @@ from tcl_jax.record import write_json
 from tcl_jax.report.plots import plot_adaptive
 from tcl_jax.runs.batches import Split, part
 from tcl_jax.runs.converted import open_converted
+from tcl_jax.runs.delay import AutoDelay, with_delay
 from tcl_jax.runs.simulate import check_numbers
 from tcl_jax.simulation.adaptive import (
     Decisions,
@@ -40,7 +41,7 @@ _Found = TypeVar("_Found", Record, Decisions)
 def adapt_run(
     folder: Path,
     timesteps: int,
-    settings: Simulation = PAPER,
+    settings: Simulation | AutoDelay = PAPER,
     margin: Margin = CHARGE,
     *,
     max_loss: float,
@@ -85,8 +86,8 @@ def adapt_run(
             coding is not analog, or there is no such spiking network or it is damaged.
     """
     counts = {"batch_size": batch_size, "images": images, "calibration_images": calibration_images}
-    check_numbers(timesteps, settings.delay, **counts)
-    check_coding(settings)
+    check_numbers(timesteps, settings, **counts)
+    check_coding(settings.settings if isinstance(settings, AutoDelay) else settings)
     everyone = cluster or everywhere()
     data = {"data_dir": data_dir, "raw_dir": raw_dir}
     converted = everyone.first(lambda: open_converted(folder, snn, **data))
@@ -101,7 +102,17 @@ def adapt_run(
     same = {"timesteps": timesteps, "images": total, "max_loss": max_loss, **counts}
     everyone.check_same(network=fingerprint, margin=margin, **(same | settings.said()))
     everyone.alone(lambda: output.mkdir(parents=True, exist_ok=True))
-    graph = own.replicate(lower(artifact.graph, neurons=settings.neurons))
+    of_settings = settings_fingerprint(
+        timesteps,
+        settings,
+        **({} if margin == CHARGE else {"margin": str(margin)}),
+        max_loss=max_loss,
+        images=images,
+        calibration_images=calibration_images,
+    )
+    automatic = isinstance(settings, AutoDelay)
+    how = with_delay(settings, converted, timesteps, batch_size=batch_size, cluster=everyone)
+    graph = own.replicate(lower(artifact.graph, neurons=how.neurons))
 
     def of_all(
         what: str, split: Split, start: int, images: int, find: Callable[[Any, Any], _Found]
@@ -114,11 +125,11 @@ def adapt_run(
             return _together(everyone.gather(find(batches, done) if limit else None))
 
     def recorded(batches: Any, done: Any) -> Record:
-        return record(graph, batches, timesteps, settings, margin, done=done)
+        return record(graph, batches, timesteps, how, margin, done=done)
 
     def adaptive(bound: float, batches: Any, done: Any) -> Decisions:
-        how: dict[str, Any] = {"slots": batch_size, "cluster": own, "done": done}
-        return decide(graph, batches, bound, timesteps, settings, margin, **how)
+        size: dict[str, Any] = {"slots": batch_size, "cluster": own, "done": done}
+        return decide(graph, batches, bound, timesteps, how, margin, **size)
 
     def seconds_of(fixed_time: int) -> float:
         """Of all test images at a fixed T, compiled before."""
@@ -127,7 +138,7 @@ def adapt_run(
         def simulated(images: int) -> None:
             which: dict[str, Any] = {"first": first, "limit": images, "cluster": own}
             batches = converted.batches("test", batch_size, **which)
-            latency_curve(graph, batches, fixed_time, settings, cluster=everyone)
+            latency_curve(graph, batches, fixed_time, how, cluster=everyone)
 
         simulated(min(batch_size, limit))
         return _timed(lambda: simulated(limit))[1]
@@ -169,7 +180,8 @@ def adapt_run(
         "stopped_at": np.bincount(found.steps, minlength=timesteps + 1)[1:].tolist(),
         "seconds": {"fixed": fixed_seconds, "adaptive": seconds},
         "differ_from_fixed_simulation": int(differ.sum()),
-        **settings.said(),
+        **how.said(),
+        **({"delay_estimated": True} if automatic else {}),
         "margin": str(margin),
         "batch_size": batch_size,
         "snn": snn,
@@ -177,14 +189,7 @@ def adapt_run(
         "weights": about.get("weights", "float32"),
         "network": about["network"],
         "data": about["data"]["name"],
-        "settings": settings_fingerprint(
-            timesteps,
-            settings,
-            **({} if margin == CHARGE else {"margin": str(margin)}),
-            max_loss=max_loss,
-            images=images,
-            calibration_images=calibration_images,
-        ),
+        "settings": of_settings,
         "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
@@ -213,7 +218,7 @@ def _together(parts: list[_Found | None]) -> _Found:
     )
 
 
-def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:
+def settings_fingerprint(timesteps: int, settings: Simulation | AutoDelay, **others: Any) -> str:
     """Of all that a record of adaptive latency depends on, beside the network."""
     free = settings.distinguished()
     del free["coding"]  # there is one

@@ -43,7 +43,7 @@ def plan_run(
     Raises:
         InputError: as `plan_simulation`, or there is no such spiking network.
     """
-    check_numbers(timesteps, settings.delay, batch_size=batch_size)
+    check_numbers(timesteps, settings, batch_size=batch_size)
     artifact = load_converted(folder, snn)
     info = data.described(**artifact.about["data"])
     found = plan_simulation(
@@ -89,7 +89,7 @@ def plan_simulation(
         InputError: a number is out of range, or a batch does not fit the memory: then one that does
             is named.
     """
-    check_numbers(timesteps, settings.delay, batch_size=batch_size)
+    check_numbers(timesteps, settings, batch_size=batch_size)
     if isinstance(settings.executor, Blocked):
         settings = replace(settings, executor=replace(settings.executor, platform="tpu"))
     host = topology.cluster.own

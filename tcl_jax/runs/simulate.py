@@ -18,6 +18,7 @@ from tcl_jax.report.energy import write_energy
 from tcl_jax.report.plots import plot_curves
 from tcl_jax.runs.batches import check_counts, part
 from tcl_jax.runs.converted import Converted, open_converted
+from tcl_jax.runs.delay import AutoDelay, with_delay
 from tcl_jax.simulation.energy import Activity, OperationCost, measure
 from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
@@ -47,7 +48,7 @@ class Simulated(NamedTuple):
 def simulate_run(
     folder: Path,
     timesteps: int,
-    settings: Simulation = PAPER,
+    settings: Simulation | AutoDelay = PAPER,
     *,
     snn: str = "snn",
     output: Path | None = None,
@@ -70,7 +71,7 @@ def simulate_run(
     Args:
         folder: the run's folder.
         timesteps: the longest latency T.
-        settings: neurons, coding, readout and their numbers.
+        settings: neurons, coding, readout and their numbers; the delay may be left to be found.
         snn: name of the spiking network within the run's folder.
         output: folder to write to; the run's for ``snn``, else the spiking network's.
         images: number of test images; None takes all.
@@ -85,7 +86,7 @@ def simulate_run(
         InputError: a number is out of range, there is no such spiking network or it is damaged, or
             the trained one was evaluated on fewer images.
     """
-    check_numbers(timesteps, settings.delay, batch_size=batch_size, images=images)
+    check_numbers(timesteps, settings, batch_size=batch_size, images=images)
     cluster = cluster or everywhere()
     data = {"data_dir": data_dir, "raw_dir": raw_dir}
     converted = cluster.first(lambda: open_converted(folder, snn, **data))
@@ -101,13 +102,14 @@ def simulate_run(
     same = {"timesteps": timesteps, "images": count, "batch_size": batch_size, "energy": cost}
     cluster.check_same(network=fingerprint, **same, **settings.said())
     cluster.alone(lambda: output.mkdir(parents=True, exist_ok=True))
+    of_settings = settings_fingerprint(timesteps, settings, images=images, cost=cost)
+    automatic = isinstance(settings, AutoDelay)
+    how: dict[str, Any] = {"batch_size": batch_size, "cluster": cluster}
+    settings = with_delay(settings, converted, timesteps, **how)
     first, limit = part(count, batch_size, cluster)
     with progress.bar("simulating", total=limit, unit="images", shown=cluster.writes) as done:
-        which = {"first": first, "limit": limit, "batch_size": batch_size}
-        how: dict[str, Any] = {"cluster": cluster, "done": done, **which}
-        curve, top5, activity = curves(
-            converted, timesteps, settings, energy=cost is not None, **how
-        )
+        how |= {"first": first, "limit": limit, "done": done, "energy": cost is not None}
+        curve, top5, activity = curves(converted, timesteps, settings, **how)
     of_top5: dict[str, Any] = {}
     if top5 is not None:
         of_top5["ann_top5_accuracy"] = converted.ann_accuracy(count, top=5).get("float32")
@@ -120,6 +122,7 @@ def simulate_run(
         "snn_accuracy": {t: curve[t - 1] for t in latencies(timesteps)},
         **of_top5,
         **settings.said(),
+        **({"delay_estimated": True} if automatic else {}),
         "snn": snn,
         "norm": about["norm"],
         "weights": about.get("weights", "float32"),
@@ -127,7 +130,7 @@ def simulate_run(
         "tcl": about["tcl"],
         "data": about["data"]["name"],
         "trained_in": about["trained_in"],
-        "settings": settings_fingerprint(timesteps, settings, images=images, cost=cost),
+        "settings": of_settings,
         "snn_fingerprint": fingerprint,
         **precision(artifact.graph),
         **provenance.describe(),
@@ -204,15 +207,16 @@ def _write_curve(
             writer.writerow((t, *row))
 
 
-def settings_fingerprint(timesteps: int, settings: Simulation, **others: Any) -> str:
+def settings_fingerprint(timesteps: int, settings: Simulation | AutoDelay, **others: Any) -> str:
     """Of all that a record of a simulation depends on, beside the network."""
     return provenance.fingerprint(timesteps=timesteps, **settings.distinguished(), **others)
 
 
-def check_numbers(timesteps: int, delay: int, **counts: int | None) -> None:
+def check_numbers(timesteps: int, settings: Simulation | AutoDelay, **counts: int | None) -> None:
     """Raises InputError where a number is out of range; None is in any."""
     check_times(timesteps)
     check_counts(**counts)
+    delay = settings.delay if isinstance(settings, Simulation) else 0
     if not 0 <= delay < timesteps:
         raise InputError(f"must be in [0, {timesteps}), below T, got {delay}", "delay")
 

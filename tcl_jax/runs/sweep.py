@@ -21,6 +21,7 @@ from tcl_jax.report.sweep import Row, rows, spread, write_points
 from tcl_jax.runs.batches import part
 from tcl_jax.runs.convert import convert_run
 from tcl_jax.runs.converted import SWEEP, Converted, open_converted, spiking_networks
+from tcl_jax.runs.delay import AutoDelay, with_delay
 from tcl_jax.runs.simulate import check_numbers, curves
 from tcl_jax.runs.trained import open_run
 from tcl_jax.simulation.settings import Simulation
@@ -55,7 +56,7 @@ class Sweep(NamedTuple):
 def sweep_runs(
     networks: Sequence[Network],
     timesteps: int,
-    settings: Sequence[Simulation],
+    settings: Sequence[Simulation | AutoDelay],
     *,
     output: Path,
     images: int | None = None,
@@ -74,7 +75,7 @@ def sweep_runs(
     Args:
         networks: of one or several runs.
         timesteps: the longest latency T; where a longer one is known its beginning is taken.
-        settings: how they are simulated.
+        settings: how they are simulated; a delay may be left to be found for each network.
         output: folder to write to.
         images: number of test images; None takes all.
         batch_size: images at a time, over all devices of one process.
@@ -85,7 +86,8 @@ def sweep_runs(
     Raises:
         InputError: as there; or ``sweep.json`` is damaged.
     """
-    check_numbers(timesteps, max(s.delay for s in settings), batch_size=batch_size, images=images)
+    for how in settings:
+        check_numbers(timesteps, how, batch_size=batch_size, images=images)
     cluster = cluster or everywhere()
     cluster.own.check_batch_size(batch_size)
     opened = [_opened(n, cluster, data_dir=data_dir, raw_dir=raw_dir) for n in networks]
@@ -103,22 +105,26 @@ def sweep_runs(
         for key, *_, point in todo
         if len(found.get(key, {"accuracy": []})["accuracy"]) < timesteps
     }
-    known = sum(key not in left for key, *_ in todo)
+    before = sum(key not in left for key, *_ in todo)
     total = sum(limit for _, limit in left.values())
     with progress.bar("simulating", total=total, unit="images", shown=cluster.writes) as done:
         for key, converted, how, point in todo:
             if key not in left:
                 continue
             first, limit = left.pop(key)
-            which: dict[str, Any] = {"first": first, "limit": limit, "batch_size": batch_size}
-            curve, top5, _ = curves(converted, timesteps, how, cluster=cluster, done=done, **which)
-            measured = {"accuracy": curve.tolist()}
+            which: dict[str, Any] = {"batch_size": batch_size, "cluster": cluster}
+            known = with_delay(how, converted, timesteps, **which)
+            which |= {"first": first, "limit": limit, "done": done}
+            curve, top5, _ = curves(converted, timesteps, known, **which)
+            measured: dict[str, Any] = {"delay": known.delay, "accuracy": curve.tolist()}
             if top5 is not None:
                 measured["top5"] = top5.tolist()
             found[key] = {**point, **measured, "timesteps": timesteps, **provenance.describe()}
             cluster.alone(lambda: write_json(output / POINTS, found, indent=None))
     points = [
-        point | {n: found[key][n][:timesteps] for n in ("accuracy", "top5") if n in found[key]}
+        point
+        | {"delay": found[key]["delay"]}
+        | {n: found[key][n][:timesteps] for n in ("accuracy", "top5") if n in found[key]}
         for key, *_, point in todo
     ]
     common, of_all_seeds = rows(points)
@@ -129,7 +135,7 @@ def sweep_runs(
         _plot(common, of_all_seeds, output / plot)
 
     cluster.alone(write)
-    return Sweep(common, of_all_seeds, known)
+    return Sweep(common, of_all_seeds, before)
 
 
 def of_norm(
@@ -181,9 +187,11 @@ def _opened(network: Network, cluster: Cluster, **data: Any) -> Converted:
     return cluster.first(lambda: open_converted(network.run, network.snn, **data))
 
 
-def _described(converted: Converted, images: int, settings: Simulation) -> dict[str, Any]:
+def _described(
+    converted: Converted, images: int, settings: Simulation | AutoDelay
+) -> dict[str, Any]:
     """A simulation that is to be: what it is of, and what is known of that."""
-    about = converted.artifact.about
+    about, said = converted.artifact.about, settings.said()
     of_network = artifacts.fingerprint(converted.place)
     top5 = converted.ann_accuracy(images, top=5).get("float32")
     return {
@@ -196,16 +204,17 @@ def _described(converted: Converted, images: int, settings: Simulation) -> dict[
         "checkpoint_step": about.get("checkpoint_step"),
         "data": about["data"]["name"],
         "images": images,
-        **{of: str(getattr(settings, of)) for of in ("neurons", "coding", "readout")},
-        "delay": settings.delay,
-        "seed": settings.seed,
+        **{of: said[of] for of in ("neurons", "coding", "readout")},
+        "delay": said["delay"],
+        "delay_estimated": isinstance(settings, AutoDelay),
+        "seed": said["seed"],
         "trained": _trained(converted.folder),
         "ann_accuracy": converted.ann_accuracy(images)["float32"],
         **({} if top5 is None else {"ann_top5_accuracy": top5}),
     }
 
 
-def _of(converted: Converted, images: int, settings: Simulation) -> str:
+def _of(converted: Converted, images: int, settings: Simulation | AutoDelay) -> str:
     """Of all that what is found depends on."""
     about = converted.artifact.about
     data = {"data": about["data"], "standardisation": about["standardisation"]}

@@ -11,6 +11,7 @@ from tcl_jax.simulation.coding import Analog as Analog
 from tcl_jax.simulation.coding import Coding as Coding
 from tcl_jax.simulation.coding import Poisson as Poisson
 from tcl_jax.simulation.coding import Rate as Rate
+from tcl_jax.simulation.delay import estimate_delay as estimate_delay
 from tcl_jax.simulation.dynamics import State as State
 from tcl_jax.simulation.dynamics import init_state as init_state
 from tcl_jax.simulation.dynamics import step as step
