@@ -68,6 +68,10 @@ class Sweep:
 
 
 _ALL = ("--neurons", "if,if:v0=0.5", "--readout", "spikes,membrane")
+_DEEP = (
+    *("--neurons", "if,if:v0=0.5", "--delay", "0,auto"),
+    *("--timesteps", "150", "--images", "2000"),
+)
 SWEEPS = (
     Sweep(
         "cnet-tcl",
@@ -75,14 +79,11 @@ SWEEPS = (
     ),
     Sweep(
         "resnet20-tcl",
-        ("--norm", "tcl,percentile:99.9", *_ALL, "--timesteps", "150", "--images", "2000"),
+        ("--norm", "tcl,percentile:99.9", *_DEEP),
     ),
     Sweep(
         "resnet20-relu",
-        (
-            *("--norm", "max,percentile:99.9", "--neurons", "if,if:v0=0.5"),
-            *("--timesteps", "150", "--images", "2000"),
-        ),
+        ("--norm", "max,percentile:99.9", *_DEEP),
     ),
 )
 
