@@ -12,6 +12,8 @@ from cli import succeed
 from cli import trained as trained
 
 from tcl_jax import InputError, clip, convert, simulation
+from tcl_jax.runs import delay as delays
+from tcl_jax.runs import sweep
 from tcl_jax.runs.delay import AutoDelay
 from tcl_jax.runs.simulate import simulate_run
 from tcl_jax.runs.sweep import Network, sweep_runs
@@ -94,34 +96,40 @@ def test_an_output_that_tells_nothing_has_no_delay(network):
         estimate_delay(graph, [], T)
 
 
-def test_an_estimated_delay_is_one_that_is_given(trained, converted, tmp_path):
-    how = {"snn": converted, "images": 40, "batch_size": 20}
-    auto = simulate_run(
-        trained.folder, 20, AutoDelay(Simulation()), output=tmp_path / "auto", **how
-    )
-    delay = auto.summary["delay"]
-    assert 0 < delay < 10 and auto.summary["delay_estimated"]
-    given = simulate_run(
-        trained.folder, 20, Simulation(delay=delay), output=tmp_path / "given", **how
-    )
-    assert auto.curve.tolist() == given.curve.tolist()
-    assert "delay_estimated" not in given.summary
-    assert auto.summary["settings"] != given.summary["settings"]
-
-    ways = [Simulation(), AutoDelay(Simulation())]
-    size = {"images": 40, "batch_size": 20, "output": tmp_path}
-    networks = [Network(trained.folder, converted)]
-    found = sweep_runs(networks, 20, ways, **size)
-    assert [row.label for row in found.rows] == ["delay 0", "delay auto"]
-    assert found.rows[1].estimated == (delay,)
-    assert found.rows[1].accuracy[0].tolist() == given.curve.tolist()
-    again = sweep_runs(networks, 20, ways[::-1], **size)
-    assert again.known == 2 and again.rows[0].estimated == (delay,)
-
-
-def test_the_command_line_prints_the_estimate(trained, converted, tmp_path):
-    options = ("--snn", converted, "--timesteps", 20, "--images", 20, "--output", tmp_path)
-    done = succeed("simulate", trained.folder, *options, "--delay", "auto")
-    delay = json.loads((tmp_path / "summary.json").read_text())["delay"]
+def test_an_estimated_delay_is_printed_and_is_as_one_that_is_given(trained, converted, tmp_path):
+    options = ("--snn", converted, "--timesteps", 20, "--images", 40, "--batch-size", 20)
+    options = (*options, "--delay", "auto", "--output", tmp_path / "auto")
+    done = succeed("simulate", trained.folder, *options)
+    auto = json.loads((tmp_path / "auto" / "summary.json").read_text())
+    delay = auto["delay"]
+    assert 0 < delay < 10 and auto["delay_estimated"]
     said = f"from step {delay + 1} on the output carries information: delay {delay}"
     assert said in done.out
+    how = {"snn": converted, "images": 40, "batch_size": 20, "output": tmp_path / "given"}
+    given = simulate_run(trained.folder, 20, Simulation(delay=delay), **how)
+    lines = (tmp_path / "auto" / "curve.csv").read_text().splitlines()[1:]
+    assert [float(line.split(",")[1]) for line in lines] == pytest.approx(given.curve, abs=1 / 40)
+    assert "delay_estimated" not in given.summary
+    assert auto["settings"] != given.summary["settings"]
+
+
+def test_sweeps_name_what_was_estimated(trained, converted, tmp_path, monkeypatch):
+    def curves(converted, timesteps, settings, **_):
+        return np.arange(timesteps) / (timesteps + settings.delay), None, None
+
+    estimates = []
+
+    def estimated(*_, **__):
+        estimates.append(5)
+        return 5
+
+    monkeypatch.setattr(sweep, "curves", curves)
+    monkeypatch.setattr(delays, "estimate_delay", estimated)
+    ways = [Simulation(), AutoDelay(Simulation())]
+    where = [Network(trained.folder, converted)]
+    found = sweep_runs(where, 20, ways, images=40, batch_size=20, output=tmp_path)
+    assert [row.label for row in found.rows] == ["delay 0", "delay auto"]
+    assert found.rows[1].estimated == (5,)
+    assert found.rows[1].accuracy[0].tolist() == (np.arange(20) / 25).tolist()
+    again = sweep_runs(where, 10, ways[::-1], images=40, batch_size=20, output=tmp_path)
+    assert again.known == 2 and again.rows[0].estimated == (5,) and estimates == [5]

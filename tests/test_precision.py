@@ -67,7 +67,8 @@ def _adapted(graph, x):
     at = adaptive._Slots(simulation.init_state(graph, 5), nothing, nothing, nothing)
     inputs = {"x": x, "fresh": jnp.ones(5, bool)}
     least = jnp.float32(1)
-    return adaptive._advance(graph, at, inputs, least, 3, simulation.Simulation(), chunk=2).classes
+    how = simulation.Simulation(), adaptive.CHARGE
+    return adaptive._advance(graph, at, inputs, least, 3, 2, *how).classes
 
 
 def _products(run, graph, images, platform):

@@ -14,6 +14,7 @@ from cli import trained as trained
 
 from tcl_jax.calibration import NORMS
 from tcl_jax.errors import InputError
+from tcl_jax.record import crc32
 from tcl_jax.registry import Choices
 from tcl_jax.report import tables
 from tcl_jax.report.sweep import rows, spread
@@ -42,6 +43,21 @@ def one(networks, tmp_path) -> tuple[Path, str]:
     folder, snn = networks[0]
     shutil.copytree(folder, tmp_path / "run")
     return tmp_path / "run", snn
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[Simulation]:
+    """What is simulated, in name only: each network and readout has some curve of its own."""
+    ways: list[Simulation] = []
+
+    def curves(converted, timesteps, settings, *, done, limit, **_):
+        ways.append(settings)
+        done(limit)
+        seed = crc32([converted.artifact.about["norm"], str(settings.readout)])
+        return np.random.default_rng(seed).random(100)[:timesteps], None, None
+
+    monkeypatch.setattr(sweep, "curves", curves)
+    return ways
 
 
 def _ways(neurons: str, coding: str, readout: str, seeds: int = 1) -> list[Simulation]:
@@ -114,7 +130,7 @@ def test_each_point_is_what_a_simulation_of_its_own_finds(networks, tmp_path):
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_runs_that_differ_in_their_seed_are_one_row(networks, tmp_path):
+def test_runs_that_differ_in_their_seed_are_one_row(networks, tmp_path, made):
     folder, snn = networks[0]
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
@@ -140,15 +156,7 @@ def test_another_number_compiles_nothing(networks, compilations, tmp_path):
     assert not compilations
 
 
-def test_what_was_simulated_is_not_again(networks, tmp_path, monkeypatch):
-    made = []
-
-    def counted(*args, **how):
-        made.append(args)
-        return _curves(*args, **how)
-
-    _curves = sweep.curves
-    monkeypatch.setattr(sweep, "curves", counted)
+def test_what_was_simulated_is_not_again(networks, tmp_path, made):
     ways = _ways("if", "analog", "spikes,membrane")
     whole = sweep_runs(networks, 10, ways[:1], output=tmp_path, **HOW)
     assert len(made) == 2 and whole.known == 0
@@ -166,19 +174,20 @@ def test_what_was_simulated_is_not_again(networks, tmp_path, monkeypatch):
     assert all({"commit", "command", "hardware", "run"} <= point.keys() for point in kept.values())
 
 
-def test_what_ended_is_kept_whatever_ends_the_sweep(networks, tmp_path, monkeypatch):
+def test_what_ended_is_kept_whatever_ends_the_sweep(networks, tmp_path, made, monkeypatch):
     def breaks(*args, **how):
-        if args[2].readout == READOUTS.read("membrane"):
+        if made:
             raise KeyboardInterrupt
-        return _curves(*args, **how)
+        return curves(*args, **how)
 
-    _curves = sweep.curves
+    curves = sweep.curves
     ways = _ways("if", "analog", "spikes,membrane")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(sweep, "curves", breaks)
         sweep_runs(networks, 5, ways, output=tmp_path, **HOW)
     assert not (tmp_path / "sweep.csv").exists()
-    assert sweep_runs(networks, 5, ways, output=tmp_path, **HOW).known == 1
+    found = sweep_runs(networks, 5, ways, output=tmp_path, **HOW)
+    assert found.known == 1 and len(made) == 4
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"a": {}}', '{"a": {"accuracy": 1}}'])
@@ -189,7 +198,7 @@ def test_a_damaged_record_is_told(content, networks, tmp_path):
     assert (tmp_path / "sweep.json").read_text() == content
 
 
-def test_a_network_that_is_replaced_is_simulated_anew(one):
+def test_a_network_that_is_replaced_is_simulated_anew(one, made):
     folder, snn = one
     ways = _ways("if", "analog", "spikes")
     before = sweep_runs([Network(*one)], 5, ways, output=folder, **HOW)
