@@ -16,7 +16,15 @@ from cli import trained as trained
 from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax import graph as g
 from tcl_jax.simulation import energy
-from tcl_jax.simulation.energy import FLOAT32, OperationCost, Operations, analog_operations
+from tcl_jax.simulation.energy import _by_fan_out
+from tcl_jax.simulation.operations import (
+    FLOAT32,
+    FanOut,
+    OperationCost,
+    Operations,
+    analog_operations,
+    fan_outs,
+)
 
 ONE = jnp.ones(())
 
@@ -68,7 +76,7 @@ def test_fan_out_of_a_convolution(name, rng):
     settings = CONVOLUTIONS[name]
     graph = _conv(*settings, rng)
     expected = _count_conv(*settings)
-    found = energy.fan_outs(graph)
+    found = fan_outs(graph)
     np.testing.assert_array_equal(found["a"].sites, expected)
     assert (found["b"].sites == 1).all() and not found["output"].sites.any()
     macs = graph.nodes[2].op.macs(g.shapes(graph)["conv"])
@@ -139,7 +147,7 @@ def _expected(graph):
 
 def test_fan_outs_through_every_path(network):
     graph, _ = network
-    found = energy.fan_outs(graph)
+    found = fan_outs(graph)
     for name, expected in _expected(graph).items():
         np.testing.assert_array_equal(found[name].sites, expected, err_msg=name)
     np.testing.assert_array_equal(found["input"].sites, _same(6, 2, 3))
@@ -194,11 +202,18 @@ def test_operations_are_those_of_every_single_spike(network, coding):
         total += expected
     assert total.sum() > 0
     np.testing.assert_allclose(activity.operations(), np.cumsum(total) / 6)
+    by_image = np.zeros((timesteps, 6), int)
+    for name, train in trains.items():
+        for t, image, *site in np.argwhere(train != 0):
+            by_image[t, image] += fan_out[name][tuple(site)]
+    np.testing.assert_array_equal(activity.by_image, by_image)
     macs = _same(6, 2, 3).sum() if coding == "analog" else 0
     assert activity.analog == (macs, 0)
-    np.testing.assert_allclose(
-        activity.energy(OperationCost(ac=2.0, mac=3.0)), 2 * np.cumsum(total) / 6 + 3 * macs
-    )
+    cost = OperationCost(ac=2.0, mac=3.0)
+    np.testing.assert_allclose(activity.energy(cost), 2 * np.cumsum(total) / 6 + 3 * macs)
+    np.testing.assert_allclose(activity.energies(cost), 2 * np.cumsum(by_image, 0) + 3 * macs)
+    neurons = sum(layer.neurons for layer in activity.layers if layer.name != "input")
+    np.testing.assert_array_equal(activity.traffic(), np.arange(1, 10) * 2 * 4 * neurons)
 
 
 def test_a_lowered_network_costs_what_it_did():
@@ -221,7 +236,7 @@ def test_a_lowered_network_costs_what_it_did():
     assert one.operations().tolist() == other.operations().tolist()
     assert one.ann == other.ann
     # On a map of 2×2, four of the nine taps meet each site.
-    assert (energy.fan_outs(flat)["a"].sites == 4 * 4).all()
+    assert (fan_outs(flat)["a"].sites == 4 * 4).all()
 
 
 def test_an_integer_network_has_the_operations_of_the_float_one(rng):
@@ -235,8 +250,8 @@ def test_an_integer_network_has_the_operations_of_the_float_one(rng):
     graph = convert(network, w, x)
     whole = simulation.quantise(graph, x)
     assert analog_operations(whole) == analog_operations(graph)
-    found = energy.fan_outs(whole)
-    for name, expected in energy.fan_outs(graph).items():
+    found = fan_outs(whole)
+    for name, expected in fan_outs(graph).items():
         np.testing.assert_array_equal(found[name].sites, expected.sites, err_msg=name)
     assert found[graph.input.name].sites.tolist() == [4, 4, 4]
     batch = {"image": x, "label": jnp.zeros(5, jnp.int32), "mask": jnp.ones(5, bool)}
@@ -245,20 +260,19 @@ def test_an_integer_network_has_the_operations_of_the_float_one(rng):
     assert sum(layer.spikes.sum() for layer in activity.layers) == spikes > 0
 
 
-def test_counts_beyond_32_bits_are_exact_or_refused():
-    fan_out = energy.FanOut(jnp.zeros(4, jnp.int32), (2**40 + 1,))
-    counted = energy._by_fan_out(fan_out, jnp.ones((3, 4), bool), jnp.array([True, False, True]))
-    assert (np.asarray(counted, np.int64) @ np.asarray(fan_out.values)) == 8 * (2**40 + 1)
-    side = 46341  # its square is beyond 2³¹
+def test_counts_beyond_32_bits_are_exact(rng):
+    """A layer of so many connections that operations of one image and step are beyond 2³¹."""
+    side = 100_000
     graph = convert(
         lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.ones((side, 1)), [jnp.ones((1, side))]
     )
-    batch = jax.eval_shape(lambda: jnp.zeros((side, side)))
-    mask = jax.eval_shape(lambda: jnp.zeros(side, bool))
-    labels = jax.eval_shape(lambda: jnp.zeros(side, jnp.int32))
-    with pytest.raises(InputError, match="batch_size=46340 or less"):
-        how = simulation.Simulation()
-        energy._of_batch.lower(graph, energy.fan_outs(graph), batch, labels, mask, 1, how)
+    many = FanOut(jnp.zeros(side, jnp.int32), (2**40 + 1,))
+    counted = _by_fan_out(many, jnp.ones((3, side), bool))
+    assert np.asarray(counted, np.int64).tolist() == 3 * [[side]]
+    images = jnp.ones((3, side)).at[1, : side // 2].set(0)
+    batch = {"image": images, "label": jnp.zeros(3, int), "mask": jnp.array([True, True, False])}
+    _, activity = energy.measure(graph, [batch], 2)
+    assert activity.by_image.tolist() == 2 * [[side, side // 2]]
 
 
 def test_the_constants_are_horowitz_s():
@@ -281,10 +295,17 @@ def test_simulate_prints_and_writes_what_it_cost(trained, converted, tmp_path):
     by_layer = sum(layer["additions"] for layer in content["layers"])
     assert at["additions"] == pytest.approx(by_layer)
     assert at["energy_uj"] == pytest.approx((2 * by_layer + 4.6 * at["macs"]) / 1e6)
+    low, middle, high = at["energy_uj_percentiles"].values()
+    assert low <= middle <= high and low < at["energy_uj"] < high
+    for figure in (low, middle, high):
+        assert f"{figure:,.3f}" in printed.out
+    assert f"{at['membrane_bytes'] / 1e6:,.2f} MB up to T = 8" in " ".join(printed.out.split())
+    assert at["membrane_bytes"] == 8 * 2 * 4 * sum(layer["neurons"] for layer in content["layers"])
     assert f"{at['energy_uj']:,.3f}" in printed.out and f"{at['macs']:,}" in printed.out
     assert f"{content['ann']['macs']:,}" in printed.out
     with (tmp_path / "energy" / "energy.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[7]["energy_uj"]) == pytest.approx(at["energy_uj"])
+    assert float(rows[7]["energy_uj_p50"]) == pytest.approx(middle)
     assert float(rows[3]["energy_uj"]) == pytest.approx(content["at"]["4"]["energy_uj"])
     assert (tmp_path / "energy" / "energy.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from tcl_jax import graph as g
 from tcl_jax.conversion import evaluate, fold, normalise
 from tcl_jax.graph import quantise as integer
 from tcl_jax.graph.ops.base import leaves
-from tcl_jax.simulation import energy
+from tcl_jax.simulation import fan_outs
 
 ONE = jnp.ones(())
 W = jnp.asarray([[0.5, -0.25], [0.25, 0.75]])
@@ -117,7 +117,7 @@ def test_a_kind_needs_no_more_than_what_it_does():
     assert double.then(half, half) is double.after([half]) is None
     readings = {
         "between what its value lies": lambda: double.bounds((X[:1], X[:1])),
-        "which ways lead through it": lambda: energy.fan_outs(graph),
+        "which ways lead through it": lambda: fan_outs(graph),
         "what it makes of whole numbers": lambda: integer.quantise(graph, X),
     }
     for says, reading in readings.items():

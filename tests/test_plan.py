@@ -22,7 +22,7 @@ from tcl_jax import graph as g
 from tcl_jax.conversion import load
 from tcl_jax.errors import InputError
 from tcl_jax.runs.plan import plan_run
-from tcl_jax.simulation.energy import analog_operations
+from tcl_jax.simulation.operations import analog_operations
 from tcl_jax.simulation.split import Split
 from tcl_jax.training import plan as plans
 from tcl_jax.training import presets

@@ -17,7 +17,7 @@ from tcl_jax.errors import InputError
 from tcl_jax.record import crc32
 from tcl_jax.registry import Choices
 from tcl_jax.report import tables
-from tcl_jax.report.sweep import rows, spread
+from tcl_jax.report.sweep import rows, spread, write_points
 from tcl_jax.runs import sweep
 from tcl_jax.runs.convert import convert_run
 from tcl_jax.runs.simulate import simulate_run
@@ -289,6 +289,17 @@ def test_tables_fit_80_columns_and_show_every_latency(capsys, monkeypatch):
     assert "ANN 90.00" in printed
 
 
+def test_a_table_of_networks_of_few_and_of_many_classes(tmp_path):
+    few = _point([0.5, 0.6])
+    many = _point([0.3, 0.4], run="b", data="cifar100", top5=[0.8, 0.9], ann_top5_accuracy=0.95)
+    for points in ([few, many], [many, few]):
+        write_points(points, tmp_path / "sweep.csv")
+        table = {(r["data"], r["T"]): r for r in _table(tmp_path / "sweep.csv")}
+        assert table["cifar100", "2"]["top5"] == "0.9" and table["digits", "2"]["top5"] == ""
+        assert table["cifar100", "1"]["ann_top5_accuracy"] == "0.95"
+        assert table["digits", "2"]["accuracy"] == "0.6"
+
+
 def test_of_many_classes_there_is_a_table_of_top_5(capsys):
     points = [_point([0.5, 0.6], norm=norm, top5=[0.8, 0.9]) for norm in ("tcl", "max")]
     tables.print_sweep(*rows(points), [1, 2])
@@ -301,7 +312,7 @@ def test_a_sweep_from_the_command_line(networks, tmp_path):
     options += ["--timesteps", 8, "--images", 40, "--batch-size", 20, "--output", tmp_path]
     done = succeed("simulate", folder, *options)
     assert "accuracy in %: cnet, digits, 40 test images, if neurons, spikes readout" in done.out
-    assert "│ percentile:90, poisson │     2 │" in done.out
+    assert "│ percentile:90, poisson │     2 │" in done.out and "converted" not in done.out
     assert not (tmp_path / "curve.csv").exists()
     again = succeed("simulate", folder, *options)
     known = f"6 of 6 simulations were there already, in {tmp_path / 'sweep.json'}\n"

@@ -24,15 +24,16 @@ with ends_at_ctrl_c():  # these take seconds
         print_sweep,
     )
     from tcl_jax.runs.adapt import adapt_run
+    from tcl_jax.runs.converted import spiking_networks
     from tcl_jax.runs.delay import AutoDelay
     from tcl_jax.runs.plan import plan_run
     from tcl_jax.runs.simulate import Simulated, latencies, simulate_run
     from tcl_jax.runs.sweep import POINTS, Network, Sweep, of_norm, sweep_runs
     from tcl_jax.simulation.coding import CODINGS
-    from tcl_jax.simulation.energy import FLOAT32, OperationCost
     from tcl_jax.simulation.executors import EXECUTORS
     from tcl_jax.simulation.margins import MARGINS
     from tcl_jax.simulation.neurons import NEURONS
+    from tcl_jax.simulation.operations import FLOAT32, OperationCost
     from tcl_jax.simulation.readout import READOUTS
     from tcl_jax.simulation.settings import Simulation
     from tcl_jax.topology import find
@@ -161,10 +162,15 @@ class Options:
         """These networks; where there is none of a norm it is converted."""
         how: dict[str, Any] = {"data_dir": self.data_dir, "raw_dir": self.raw_dir}
         how |= {"batch_size": self.batch_size, "cluster": cluster}
-        return [
-            Network(run, which) if isinstance(which, str) else of_norm(run, which, **how)
-            for run, which in self.named()
-        ]
+        found = []
+        for run, which in self.named():
+            known = spiking_networks(run)
+            found.append(
+                Network(run, which) if isinstance(which, str) else of_norm(run, which, **how)
+            )
+            if (snn := found[-1].snn) not in known and self.norm is not None and cluster.writes:
+                print(f"converted {run} by the norm {which}: {run / snn}")
+        return found
 
     def folder(self) -> Path:
         """Where a sweep is written."""

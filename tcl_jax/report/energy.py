@@ -10,15 +10,21 @@ import numpy as np
 
 from tcl_jax.record import whole, write_json
 from tcl_jax.report.plots import plot_energy
-from tcl_jax.simulation.energy import FLOAT32, Activity, OperationCost
+from tcl_jax.simulation.energy import Activity
+from tcl_jax.simulation.operations import FLOAT32, OperationCost
 
+PERCENTILES = (5, 50, 95)
+"""Of images: between which energies most of them lie."""
 _MICRO = 1e-6  # pJ to µJ
 
 
 def as_json(
     activity: Activity, timesteps: Sequence[int], cost: OperationCost = FLOAT32
 ) -> dict[str, Any]:
-    """What a simulation cost, an image on average: by layer at the last of some T, in all at each.
+    """What a simulation cost an image, on average: by layer at the last of some T, in all at each.
+
+    In all also between what most images lie, and what of membrane potentials was read and written,
+    which is not in the energy.
 
     Args:
         activity: as `tcl_jax.simulation.energy.measure` gives it.
@@ -29,6 +35,7 @@ def as_json(
         JSON types only; energies in µJ.
     """
     longest = timesteps[-1]
+    energies, traffic = activity.energies(cost), activity.traffic()
     rates = activity.rates(longest)
     energy, operations = activity.energy(cost), activity.operations()
     return {
@@ -50,6 +57,10 @@ def as_json(
                 "macs": activity.analog.macs,
                 "additions": activity.analog.additions + float(operations[t - 1]),
                 "energy_uj": _MICRO * float(energy[t - 1]),
+                "energy_uj_percentiles": {
+                    str(p): _MICRO * float(np.percentile(energies[t - 1], p)) for p in PERCENTILES
+                },
+                "membrane_bytes": float(traffic[t - 1]),
             }
             for t in timesteps
         },
@@ -85,18 +96,22 @@ def write_energy(
     content = {**about, **as_json(activity, timesteps, cost)}
     write_json(folder / "energy.json", content)
     energy = _MICRO * activity.energy(cost)
+    low, median, high = _MICRO * np.percentile(activity.energies(cost), PERCENTILES, axis=1)
     total = activity.analog.additions + activity.operations()
     layers = [np.cumsum(layer.operations) / activity.images for layer in activity.layers]
     with whole(folder / "energy.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [f"additions:{layer.name}" for layer in activity.layers]
-        writer.writerow(("T", "accuracy", "macs", "additions", "energy_uj", *names))
+        images = [f"energy_uj_p{p}" for p in PERCENTILES]
+        writer.writerow(("T", "accuracy", "macs", "additions", "energy_uj", *images, *names))
         for i, a in enumerate(accuracy):
             by_layer = (float(layer[i]) for layer in layers)
             row = (i + 1, float(a), activity.analog.macs, float(total[i]), float(energy[i]))
-            writer.writerow((*row, *by_layer))
+            of_images = (float(at[i]) for at in (low, median, high))
+            writer.writerow((*row, *of_images, *by_layer))
     plot_energy(
         energy.tolist(),
+        (low.tolist(), high.tolist()),
         content["ann"]["energy_uj"],
         accuracy,
         ann_accuracy,

@@ -117,6 +117,7 @@ def plot_training(epochs: Sequence[Mapping[str, Any]], path: Path, *, title: str
 
 def plot_energy(
     energy: Sequence[float],
+    most: tuple[Sequence[float], Sequence[float]],
     ann_energy: float,
     accuracy: Sequence[float],
     ann_accuracy: float,
@@ -124,30 +125,38 @@ def plot_energy(
     *,
     title: str,
 ) -> None:
-    """Energy an image against latency T, and accuracy against energy, beside the analog network's.
+    """Accuracy and energy against latency T, and against each other, beside the analog network's.
 
     Args:
-        energy: in µJ, at T = 1, 2, ...
+        energy: in µJ an image, at T = 1, 2, ...
+        most: between what that of most images lies, at the same T.
         ann_energy: the analog network's.
         accuracy: in [0, 1], at the same T.
         ann_accuracy: the analog network's.
         path: the PNG to write.
         title: above the plot.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    left.plot(range(1, len(energy) + 1), energy, label="SNN", linewidth=1.8)
-    left.axhline(ann_energy, color="0.4", linestyle="--", linewidth=1, label="ANN")
-    left.set(xlabel="latency T (time steps)", ylabel="energy an image (µJ)")
-    left.set_xlim(left=1, right=max(2, len(energy)))
-    left.set_ylim(bottom=0)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    t = range(1, len(energy) + 1)
+    left.plot(t, 100 * np.asarray(accuracy), label="accuracy", linewidth=1.8)
+    left.axhline(100 * ann_accuracy, color="C0", linestyle="--", linewidth=1, label="of the ANN")
+    _of_latency(left, len(energy))
+    other = left.twinx()
+    other.plot(t, energy, color="C1", label="energy", linewidth=1.8)
+    other.fill_between(t, *most, color="C1", alpha=0.2, linewidth=0, label="of 9 in 10 images")
+    other.axhline(ann_energy, color="C1", linestyle="--", linewidth=1, label="of the ANN")
+    other.set(ylabel="energy an image (µJ)")
+    other.set_ylim(bottom=0)
+    (lines, names), (more, others) = (a.get_legend_handles_labels() for a in (left, other))
+    left.legend([*lines, *more], [*names, *others], fontsize="small", loc="upper left")
     right.plot(energy, 100 * np.asarray(accuracy), label="SNN, by T", linewidth=1.8)
     right.plot(ann_energy, 100 * ann_accuracy, "o", color="0.4", label="ANN")
     right.set(xlabel="energy an image (µJ)", ylabel="test accuracy (%)")
     right.set_xscale("log")
     right.set_ylim(0, 100)
+    right.legend(fontsize="small", loc="lower right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="lower right")
     figure.suptitle(title)
     save(figure, path)
 

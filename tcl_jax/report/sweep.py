@@ -117,21 +117,20 @@ def write_points(points: Sequence[Point], path: Path) -> None:
 
     Of the settings of the trainings there are those that differ, and the seed.
     """
-    first, *_ = points
+    names = list(dict.fromkeys(name for point in points for name in point))
     settings = {f"trained.{name}": name for name in (*_differing(points), "seed")}
-    found = [name for name in ("accuracy", "top5") if name in first]
-    of_all = [
-        name for name in first if name not in (*found, "trained") and not name.startswith("ann_")
-    ]
-    ann = [name for name in first if name.startswith("ann_")]
+    found = [name for name in ("accuracy", "top5") if name in names]
+    ann = [name for name in names if name.startswith("ann_")]
+    of_all = [name for name in names if name not in (*found, *ann, "trained")]
     with whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*of_all, *settings, "T", *found, *ann))
         for point in points:
             trained = point.get("trained") or {}
-            said = [*(point[n] for n in of_all), *(trained.get(n) for n in settings.values())]
-            for t, at in enumerate(zip(*(point[name] for name in found), strict=True), start=1):
-                writer.writerow((*said, t, *at, *(point[name] for name in ann)))
+            said = [*map(point.get, of_all), *map(trained.get, settings.values())]
+            for i in range(len(point["accuracy"])):
+                at = [point[name][i] if name in point else None for name in found]
+                writer.writerow((*said, i + 1, *at, *map(point.get, ann)))
 
 
 def _row(label: str, group: Sequence[Point]) -> Row:

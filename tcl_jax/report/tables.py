@@ -221,6 +221,19 @@ def print_energy(
         ("T", "accuracy", "ACs", "MACs", "energy, µJ", "of the ANN's"),
         rows,
     )
+    longest, at = at_latencies[-1][0], at_latencies[-1][2]
+    low, middle, high = at["energy_uj_percentiles"].values()
+    _console.print(
+        f"of single images at T = {longest}: from {low:,.3f} µJ (5 % take less) to {high:,.3f} "
+        f"(5 % take more), half below {middle:,.3f}",
+        highlight=False,
+    )
+    _console.print(
+        "not in the energy: membrane potentials, of which "
+        f"{at['membrane_bytes'] / int(longest) / 1e3:,.1f} kB an image are read and written in a "
+        f"step, {at['membrane_bytes'] / 1e6:,.2f} MB up to T = {longest}",
+        highlight=False,
+    )
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:

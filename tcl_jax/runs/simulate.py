@@ -19,9 +19,10 @@ from tcl_jax.report.plots import plot_curves
 from tcl_jax.runs.batches import check_counts, part
 from tcl_jax.runs.converted import Converted, open_converted
 from tcl_jax.runs.delay import AutoDelay, with_delay
-from tcl_jax.simulation.energy import Activity, OperationCost, measure
+from tcl_jax.simulation.energy import Activity, measure
 from tcl_jax.simulation.latency import latency_curve
 from tcl_jax.simulation.lowering import lower
+from tcl_jax.simulation.operations import OperationCost
 from tcl_jax.simulation.settings import PAPER, Simulation
 from tcl_jax.simulation.simulator import check_times
 

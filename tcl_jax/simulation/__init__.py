@@ -16,8 +16,6 @@ from tcl_jax.simulation.dynamics import State as State
 from tcl_jax.simulation.dynamics import init_state as init_state
 from tcl_jax.simulation.dynamics import step as step
 from tcl_jax.simulation.energy import Activity as Activity
-from tcl_jax.simulation.energy import OperationCost as OperationCost
-from tcl_jax.simulation.energy import fan_outs as fan_outs
 from tcl_jax.simulation.energy import measure as measure
 from tcl_jax.simulation.executors import EXECUTORS as EXECUTORS
 from tcl_jax.simulation.executors import Blocked as Blocked
@@ -31,6 +29,8 @@ from tcl_jax.simulation.margins import Margin as Margin
 from tcl_jax.simulation.neurons import IF as IF
 from tcl_jax.simulation.neurons import NEURONS as NEURONS
 from tcl_jax.simulation.neurons import NeuronModel as NeuronModel
+from tcl_jax.simulation.operations import OperationCost as OperationCost
+from tcl_jax.simulation.operations import fan_outs as fan_outs
 from tcl_jax.simulation.readout import READOUTS as READOUTS
 from tcl_jax.simulation.readout import Membrane as Membrane
 from tcl_jax.simulation.readout import Readout as Readout
