@@ -171,7 +171,8 @@ def _adaptive(records: list[Any]) -> list[str]:
         figures["seconds, adaptive"].append(f"{seconds['adaptive']:.0f}")
         figures["decisions unlike the whole simulation's"].append(a["differ_from_fixed_simulation"])
     networks = [a["network"] for a in records]
-    return table(("", *networks), [(name, *row) for name, row in figures.items()])
+    known = {name: row for name, row in figures.items() if set(row) != {"–"}}
+    return table(("", *networks), [(name, *row) for name, row in known.items()])
 
 
 def _energy(records: list[Any]) -> list[str]:

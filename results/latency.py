@@ -18,7 +18,7 @@ from results.records import ROOT, Command, load
 from tcl_jax.cli import simulate
 from tcl_jax.cli.options import check_options
 from tcl_jax.cli.terminal import reported_at_exit
-from tcl_jax.report.sweep import Row, fitting, percent, rows
+from tcl_jax.report.sweep import Row, estimates, fitting, percent, rows
 from tcl_jax.runs.delay import AutoDelay
 from tcl_jax.runs.simulate import latencies
 from tcl_jax.runs.sweep import POINTS
@@ -58,7 +58,7 @@ class Sweep:
             these = [
                 point | {"accuracy": point["accuracy"][: o.timesteps]}
                 for point in kept
-                if all(point[name] == value for name, value in wanted.items())
+                if all(point.get(name) == value for name, value in wanted.items())
                 and point["timesteps"] >= o.timesteps
             ]
             if not these:
@@ -114,11 +114,12 @@ def report() -> None:
     for sweep in SWEEPS:
         points = sweep.points()
         if points is None:
-            left_out.append(item(f"{sweep.run}: `{sweep.command}` has not run to its end."))
+            left_out.append(item(f"{sweep.run}: its sweep has not run to its end."))
             continue
         lines += ["", f"## {sweep.run}", "", *_section(sweep.run, points)]
     if left_out:
         lines += ["", "## Left out", "", *left_out]
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -130,6 +131,7 @@ def _section(run: str, points: list[dict[str, Any]]) -> Iterator[str]:
     for part in fitting(labels, {}, columns, WIDTH):
         yield ""
         yield from table(("", *part), list(zip(labels, *part.values(), strict=True)))
+    yield from ("", *(item(f"{line}.") for line in estimates(found)))
     anns = dict.fromkeys(percent(row.ann) for row in found)
     yield from ("", f"The ANN: {', '.join(anns)}.", "", f"![{common}]({run}/sweep.png)", "")
     yield from dict.fromkeys(line for point in points for line in source(point))

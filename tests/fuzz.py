@@ -10,7 +10,7 @@ import time
 
 import hypothesis
 import jax
-from test_random_networks import SEEDS, check, networks
+from test_random_networks import SEEDS, check, check_operations, networks
 
 ROUND = 50
 """Networks of one seed; the programs compiled for them are then forgotten, or memory runs out."""
@@ -28,6 +28,7 @@ def main() -> int:
         nonlocal drawn
         drawn += 1
         check(ops, seed)
+        check_operations(ops, seed)
 
     while time.monotonic() < ends:
         seed = secrets.randbits(32) if options.seed is None else options.seed

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tcl_jax import clip
 from tcl_jax.conversion import evaluate, fold, normalise, trace, with_norms
 from tcl_jax.promotion import implicit
-from tcl_jax.simulation import Blocked, Scan, Simulation, spike_trains
+from tcl_jax.simulation import Blocked, Scan, Simulation, measure, spike_trains
 
 SIDE, CHANNELS, TIMESTEPS, LAM_OUT = 5, 2, 12, 1.3
 
@@ -257,6 +257,68 @@ def check(ops: list[Op], seed: int) -> None:
         executor = (Scan(), Blocked(5))[seed % 2]  # of which a last block is shorter
         trains = spike_trains(graph, x, TIMESTEPS, Simulation(executor=executor))
         _assert_same_spikes(ops, trains, images)
+
+
+@settings(max_examples=10)
+@given(networks(), SEEDS)
+def test_operations_are_counted_as_numpy_does(ops, seed):
+    check_operations(ops, seed)
+
+
+def check_operations(ops: list[Op], seed: int) -> None:
+    """Count synaptic operations of a network as it spikes, and event by event in NumPy."""
+    images = np.random.default_rng(seed).normal(0.4, 1.0, (2, SIDE, SIDE, CHANNELS))
+    batch = {"image": images, "label": np.zeros(2, int), "mask": np.ones(2, bool)}
+    with jax.enable_x64(True):
+        graph = normalise(with_norms(fold(trace(_as_function(ops), images)), {"output": LAM_OUT}))
+        _, activity = measure(graph, [batch], TIMESTEPS)
+    expected = np.zeros((TIMESTEPS, 2), int)
+    for index, image in enumerate(images):
+        reference = _Reference(ops)
+        for t in range(TIMESTEPS):
+            _, spikes = reference.run(image, spiking=True)
+            expected[t, index] = _operations(ops, spikes)
+    np.testing.assert_array_equal(activity.by_image, expected)
+
+
+def _operations(ops: list[Op], spikes: dict[int, np.ndarray]) -> int:
+    """Additions that the spikes of a step cause, of one image; the constant image's are none.
+
+    Of each value there are the events that arrive, and those that have met no synapse yet.  What
+    the output does not depend on is no part of the network.
+    """
+    shapes = _shapes(ops)
+    live = {len(ops)}
+    for number in range(len(ops), 0, -1):
+        live |= set(ops[number - 1].inputs) if number in live else set()
+    none = np.zeros(shapes[0], int)
+    values, counted = [(none, none)], 0
+    for number, op in enumerate([*ops, _read_out(ops)], start=1):
+        (events, direct), *others = (values[i] for i in op.inputs)
+        if number <= len(ops) and number not in live:
+            values.append((none, none))
+            continue
+        if op.kind in ("conv", "pool", "dense"):
+            ones = {k: np.ones(v.shape, int) for k, v in op.weights([*shapes, (3,)]).items()}
+            if op.kind == "conv":
+                events = _convolve(events, ones["w"], *op.settings[1:3])
+            elif op.kind == "pool":
+                h, width = (side // 2 * 2 for side in events.shape[:2])
+                events = sum(events[i:h:2, j:width:2] for i in (0, 1) for j in (0, 1))
+            else:
+                events = (events if op.settings[0] else events.ravel()) @ ones["w"]
+            counted += int(events.sum())
+            direct = np.zeros_like(events)
+        elif op.kind == "neuron":
+            counted += int(direct.sum())
+            events = direct = spikes[number].astype(int)
+        elif op.kind == "add":
+            events, direct = events + others[0][0], direct + others[0][1]
+        elif op.kind == "concat":
+            both = [(events, direct), *others]
+            events, direct = (np.concatenate(part, -1) for part in zip(*both, strict=True))
+        values.append((events, direct))
+    return counted
 
 
 def _assert_same_spikes(ops: list[Op], trains: dict[str, jax.Array], images: np.ndarray) -> None:

@@ -13,6 +13,8 @@ from cli import converted as converted
 from cli import trained as trained
 
 from tcl_jax.calibration import NORMS
+from tcl_jax.cli.options import check_options
+from tcl_jax.cli.simulate import Options
 from tcl_jax.errors import InputError
 from tcl_jax.record import crc32
 from tcl_jax.registry import Choices
@@ -317,6 +319,22 @@ def test_a_sweep_from_the_command_line(networks, tmp_path):
     again = succeed("simulate", folder, *options)
     known = f"6 of 6 simulations were there already, in {tmp_path / 'sweep.json'}\n"
     assert again.out == done.out + known
+
+
+def test_ways_are_the_product_of_the_lists():
+    options = ["run", "--neurons", "if,if:v0=0.5", "--coding", "analog,poisson", "--seeds", "2"]
+    o = check_options(Options, None, [*options, "--seed", "3", "--delay", "4,auto,4"], prog="x")
+    ways = [
+        (str(w["neurons"]), w["coding"], w["delay"], w["seed"])
+        for w in (way.said() for way in o.settings())
+    ]
+    assert ways == [
+        (neurons, coding, delay, seed)
+        for neurons in ("if", "if:v0=0.5")
+        for coding, seeds in (("analog", (3,)), ("poisson", (3, 4)))
+        for delay in (4, "auto")
+        for seed in seeds
+    ]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Options:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="RUN", help_behavior_hint=""),
     ] = ()
-    """The run's folder, after convert.py; or several."""
+    """The run's folder, after convert.py; or several, side by side."""
     timesteps: int = 100
     """The longest latency T; the whole curve up to it comes from one pass."""
     snn: str = "snn"
@@ -184,7 +184,7 @@ class Options:
 
 def _delays(text: str) -> list[int | None]:
     """A list of delays; None is one that is to be estimated."""
-    words = text.split(",")
+    words = list(dict.fromkeys(text.split(",")))
     if wrong := [word for word in words if word != "auto" and not word.isdecimal()]:
         raise InputError(f"takes a whole number or auto, or several, got {wrong[0]!r}", "delay")
     return [None if word == "auto" else int(word) for word in words]

@@ -112,6 +112,15 @@ def fitting(
     yield part
 
 
+def estimates(found: Sequence[Row]) -> list[str]:
+    """The delays that were estimated, a sentence for each row that has some."""
+    return [
+        f"{row.label or 'SNN'}: a delay of {' or '.join(map(str, row.estimated))} was estimated"
+        for row in found
+        if row.estimated
+    ]
+
+
 def write_points(points: Sequence[Point], path: Path) -> None:
     """A table with a row for each simulation and latency T, as programs read it.
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from tcl_jax.progress import Console
 from tcl_jax.report.layers import PARTS, Layer
 from tcl_jax.report.names import shortened
-from tcl_jax.report.sweep import Row, fitting, percent
+from tcl_jax.report.sweep import Row, estimates, fitting, percent
 
 _console = Console()
 
@@ -183,10 +183,8 @@ def print_sweep(common: str, found: Sequence[Row], latencies: Sequence[int]) -> 
             )
     if many:
         _console.print("±: standard deviation over seeds", highlight=False)
-    for label, row in zip(labels, found, strict=True):
-        if row.estimated:
-            steps = " or ".join(map(str, row.estimated))
-            _console.print(f"{label}: a delay of {steps} was estimated", highlight=False)
+    for line in estimates(found):
+        _console.print(line, highlight=False)
 
 
 def print_energy(

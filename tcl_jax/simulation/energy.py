@@ -213,5 +213,8 @@ def _by_fan_out(
     """Numbers of spikes in a step, by image and by the fan-out of their site."""
     fired = events.astype(jnp.int32).reshape(events.shape[0], -1, 1)
     # k is small: comparing with every value costs less than a scatter.
-    which = synapses.index.reshape(1, -1, 1) == jnp.arange(len(synapses.values))[None, None]
+    which = (
+        synapses.index.reshape(1, -1, 1)
+        == jnp.arange(len(synapses.values), dtype=jnp.int32)[None, None]
+    )
     return jnp.sum(jnp.where(which, fired, 0), 1)
