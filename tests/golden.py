@@ -7,6 +7,7 @@ a network that is new or has changed, never for a simulator that has.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def measured(name: str, saved: bool = False) -> dict[str, np.ndarray]:
             graph = fold(trace(network(name, Dyadic, seed=seed), x))
             graph = normalise(with_norms(graph, {graph.output.name: LAM_OUT}))
 
-        def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def observe(state: State, spikes: dict[str, Any], t: jax.Array) -> dict[str, Any]:
             fired = {f"spikes_{i}": spikes[n.name] > 0 for i, n in enumerate(graph.spiking)}
             classes = every.classes(state.output, graph.output.op)
             return fired | {f"by_{how}": classes[how] for how in ("spikes", "membrane")}

@@ -164,7 +164,7 @@ TRIED = [
         f"{ADAPTIVE} --calibration-images 130",
         ("0.1 points cannot be told from 130 images", "--calibration-images 999"),
     ),
-    Tried("adaptive energy", f"{ADAPTIVE} --energy", ("leave --adaptive or --energy out",)),
+    Tried("adaptive energy", f"{ADAPTIVE} --energy", ("give one of --energy, --error and",)),
     Tried(
         "no held-out images",
         f"{ADAPTIVE} --calibration-images 0",

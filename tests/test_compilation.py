@@ -44,7 +44,7 @@ def _batches(x):
     return [{"image": x, "label": jnp.zeros(len(x), int), "mask": jnp.ones(len(x), bool)}]
 
 
-def _counts(state, _):
+def _counts(state, *_):
     return state.output.counts
 
 
@@ -132,7 +132,7 @@ def test_what_is_observed_may_change(nets, compilations):
     scale = 1.0
 
     @implicit()
-    def observe(state, spikes):
+    def observe(state, spikes, t):
         return state.output.membrane * scale
 
     first = simulation.run(graph, x, T, observe)[1]
@@ -141,7 +141,7 @@ def test_what_is_observed_may_change(nets, compilations):
     compilations.clear()
 
     def scaled_by(factor):
-        return simulation.run(graph, x, T, implicit()(lambda s, _: s.output.membrane * factor))
+        return simulation.run(graph, x, T, implicit()(lambda s, *_: s.output.membrane * factor))
 
     np.testing.assert_array_equal(2 * scaled_by(1.0)[1], scaled_by(2.0)[1])
     simulation.run(other, x, T, observe)
@@ -159,14 +159,14 @@ def test_what_is_called_back_may_change(nets):
     seen = []
 
     def told(word):
-        def observe(state, spikes):
+        def observe(state, spikes, t):
             jax.debug.callback(lambda c: seen.append((word, float(c))), state.output.counts.sum())
 
         simulation.run(graph, x, T, observe)
         jax.effects_barrier()
 
     def scaled(by):
-        def observe(state, spikes):
+        def observe(state, spikes, t):
             like = jax.ShapeDtypeStruct(state.output.counts.shape, state.output.counts.dtype)
             return jax.pure_callback(lambda c: np.asarray(c) * by, like, state.output.counts)
 
@@ -180,10 +180,10 @@ def test_what_is_called_back_may_change(nets):
 
 def test_a_simulation_is_part_of_the_caller_s_program(nets):
     graph, _, x = nets
-    alone = simulation.run(graph, x, T, lambda s, _: s.output.counts)[1]
+    alone = simulation.run(graph, x, T, lambda s, *_: s.output.counts)[1]
 
     def scaled(x, by):
-        return simulation.run(graph, x, T, lambda s, _: s.output.counts * by)[1]
+        return simulation.run(graph, x, T, lambda s, *_: s.output.counts * by)[1]
 
     factors = jnp.asarray([1.0, 3.0])
     np.testing.assert_array_equal(jax.jit(scaled)(x, 3.0), 3 * alone)

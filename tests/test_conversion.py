@@ -98,7 +98,7 @@ def test_a_spiking_network_converges_to_its_network(name, side, randomised, rng)
     logits = np.asarray(jax.jit(model.apply)(variables, x))
     times = (100, 1000)
 
-    def mean_logits(state, _):
+    def mean_logits(state, *_):
         return state.output.membrane + state.output.counts
 
     def simulate(graph, x):

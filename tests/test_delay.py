@@ -15,7 +15,7 @@ from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.runs import delay as delays
 from tcl_jax.runs import sweep
 from tcl_jax.runs.delay import AutoDelay
-from tcl_jax.runs.simulate import simulate_run
+from tcl_jax.runs.simulate import Curves, simulate_run
 from tcl_jax.runs.sweep import Network, sweep_runs
 from tcl_jax.simulation import IF, Blocked, Membrane, Poisson, Scan, Simulation
 from tcl_jax.simulation.delay import estimate_delay
@@ -55,7 +55,7 @@ def _batches(x, labels, size=25):
 def _expected(graph, x, labels, how):
     """The same from sums of current, step by step."""
     summed = dataclasses.replace(how, readout=Membrane(), delay=0)
-    _, sums = simulation.run(graph, x, T, lambda state, _: state.output, summed)
+    _, sums = simulation.run(graph, x, T, lambda state, *_: state.output, summed)
     currents = np.diff(np.asarray(sums, np.float64), axis=0, prepend=0)
     right = [np.mean(current.argmax(-1) == labels) for current in currents]
     chance = np.bincount(labels).max() / labels.size
@@ -115,7 +115,7 @@ def test_an_estimated_delay_is_printed_and_is_as_one_that_is_given(trained, conv
 
 def test_sweeps_name_what_was_estimated(trained, converted, tmp_path, monkeypatch):
     def curves(converted, timesteps, settings, **_):
-        return np.arange(timesteps) / (timesteps + settings.delay), None, None
+        return Curves(np.arange(timesteps) / (timesteps + settings.delay), None)
 
     estimates = []
 

@@ -42,7 +42,7 @@ def _graph() -> Graph:
     return normalise(with_norms(graph, {"output": LAM_OUT}))
 
 
-def _everything(state, spikes):
+def _everything(state, spikes, t):
     return state, spikes
 
 

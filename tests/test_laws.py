@@ -358,7 +358,7 @@ def test_what_is_read_depends_on_neither_lambda_nor_batch(neurons, coding, compi
 
     @jax.jit
     def simulated(graph: Graph, x: jax.Array, how: Simulation) -> dict[str, jax.Array]:
-        def observe(state: State, spikes: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def observe(state: State, spikes: dict[str, Any], t: jax.Array) -> dict[str, Any]:
             classes = every.classes(state.output, graph.output.op)
             return {name: spikes[name] > 0 for name in names} | classes
 

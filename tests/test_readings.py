@@ -235,7 +235,7 @@ def test_nothing_is_read_before_a_delay_has_passed():
     x = jnp.full((1, 2), 0.75)
     graph = _graph(jnp.eye(2), 0.5, x)
 
-    def charge(state, _):
+    def charge(state, *_):
         return state.output.counts + state.output.membrane
 
     found = simulation.run(graph, x, 8, charge, Simulation(delay=5))[1]

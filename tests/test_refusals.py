@@ -374,7 +374,21 @@ def test_a_lambda_that_depends_on_the_input_is_refused():
         trace(lambda x: clip(nn.relu(x), nn.relu(x) + 1.0), jnp.zeros((1, 4)))
 
 
-@pytest.mark.parametrize("fn", [lambda x: (x, x), lambda x: jnp.ones(3)], ids=["two", "constant"])
-def test_a_function_that_returns_no_logits_is_refused(fn):
-    with pytest.raises(UnsupportedOperation, match="must return one array of logits"):
+@pytest.mark.parametrize(
+    "fn, advice",
+    [(lambda x: (x, x), r"; join them, as by .*, axis=1\)"), (lambda x: jnp.ones(3), "")],
+    ids=["two", "constant"],
+)
+def test_a_function_that_returns_no_logits_is_refused(fn, advice):
+    says = f"must return one array of logits, computed from its input, images first{advice}"
+    with pytest.raises(UnsupportedOperation, match=f"{says}\\Z"):
         trace(fn, jnp.zeros((1, 4)))
+
+
+def test_outputs_that_are_joined_as_advised_are_converted():
+    def heads(x):
+        heads = nn.relu(x)[:, :2].reshape(len(x), 2, 1), nn.relu(x) * 2.0
+        return jnp.concatenate([a.reshape(len(a), -1) for a in heads], axis=1)
+
+    x = jnp.asarray([[1.0, -1.0, 0.5, 2.0]])
+    np.testing.assert_array_equal(evaluate(trace(heads, x), x), heads(x))

@@ -22,7 +22,7 @@ from tcl_jax.report import tables
 from tcl_jax.report.sweep import rows, spread, write_points
 from tcl_jax.runs import sweep
 from tcl_jax.runs.convert import convert_run
-from tcl_jax.runs.simulate import simulate_run
+from tcl_jax.runs.simulate import Curves, simulate_run
 from tcl_jax.runs.sweep import Network, of_norm, sweep_runs
 from tcl_jax.runs.trained import open_run
 from tcl_jax.simulation import CODINGS, IF, NEURONS, READOUTS, Poisson, Simulation
@@ -56,7 +56,7 @@ def made(monkeypatch) -> list[Simulation]:
         ways.append(settings)
         done(limit)
         seed = crc32([converted.artifact.about["norm"], str(settings.readout)])
-        return np.random.default_rng(seed).random(100)[:timesteps], None, None
+        return Curves(np.random.default_rng(seed).random(100)[:timesteps], None)
 
     monkeypatch.setattr(sweep, "curves", curves)
     return ways
@@ -341,7 +341,10 @@ def test_ways_are_the_product_of_the_lists():
     "options, said",
     [
         (["--readout", "spikes,membrane", "--energy"], "of one spiking network that is simulated"),
-        (["--snn", "a,b", "--adaptive"], "--adaptive, --energy and --plan are of one spiking"),
+        (
+            ["--snn", "a,b", "--adaptive"],
+            "--adaptive, --energy, --error and --plan are of one spiking",
+        ),
         (
             ["--seeds", "3"],
             "--seeds is 3: give one for a coding that draws nothing, and one",

@@ -109,6 +109,8 @@ class Options:
     """Count synaptic operations and estimate their energy: energy.json, energy.csv, energy.png."""
     cost: tyro.conf.OmitArgPrefixes[OperationCost] = FLOAT32
     """With --energy: what the two operations cost (default: 32-bit floats, Horowitz 2014)."""
+    error: bool = False
+    """Beside accuracy, the error of the output's values: how far from the analog network's."""
     adaptive: bool = False
     """Instead, stop each image once its class is safe, and compare with all of them run to T:
     adaptive.json, adaptive.png."""
@@ -198,19 +200,23 @@ def main() -> int:
         raise InputError(
             f"RUN is missing: the run's folder, after convert.py (see {program()} --help)"
         )
-    if o.adaptive and o.energy:
-        raise InputError("--energy is of fixed latencies: leave --adaptive or --energy out")
+    if o.error + o.adaptive + o.energy > 1:
+        raise InputError(
+            "--energy and --error are of fixed latencies and a pass each: give one of --energy, "
+            "--error and --adaptive"
+        )
     settings, margin = o.settings(), MARGINS.read(o.margin)
     several = len(settings) > 1 or len(o.named()) > 1
-    if several and (o.adaptive or o.energy or o.plan is not None):
+    if several and (o.adaptive or o.energy or o.error or o.plan is not None):
         raise InputError(
-            "--adaptive, --energy and --plan are of one spiking network that is simulated in one "
-            "way: give one run, and no lists"
+            "--adaptive, --energy, --error and --plan are of one spiking network that is simulated "
+            "in one way: give one run, and no lists"
         )
     if o.plan is not None:
-        if o.adaptive or o.energy or o.processes.distributed:
+        if o.adaptive or o.energy or o.error or o.processes.distributed:
             raise InputError(
-                "--plan compiles the curve alone: leave --adaptive, --energy and --distributed out"
+                "--plan compiles the curve alone: leave --adaptive, --energy, --error and "
+                "--distributed out"
             )
         there = find(o.plan)
         [network], [one] = o.networks(everywhere()), settings
@@ -255,7 +261,7 @@ def main() -> int:
                 print_adaptive(adapted)
             return 0
         cost = o.cost if o.energy else None
-        simulated = simulate_run(run, o.timesteps, one, cost=cost, **how)
+        simulated = simulate_run(run, o.timesteps, one, cost=cost, error=o.error, **how)
         if cluster.writes:
             _print(o, simulated)
     return 0
@@ -275,7 +281,7 @@ def _print_sweep(o: Options, swept: Sweep, output: Path) -> None:
 
 
 def _print(o: Options, simulated: Simulated) -> None:
-    curve, top5, summary, energy = simulated
+    curve, top5, summary, energy, errors = simulated
     weights = "" if summary["weights"] == "float32" else f"weights of {summary['weights']}, "
     title = (
         f"{summary['network']} on {summary['images']} test images of {summary['data']}, {weights}"
@@ -289,6 +295,7 @@ def _print(o: Options, simulated: Simulated) -> None:
         title,
         top5=None if top5 is None else list(top5),
         ann_top5=summary.get("ann_top5_accuracy"),
+        error=None if errors is None else list(errors.rms / errors.scale),
     )
     if energy is not None:
         print_energy(energy, list(curve), summary["ann_accuracy"])

@@ -37,7 +37,7 @@ def as_json(
     longest = timesteps[-1]
     energies, traffic = activity.energies(cost), activity.traffic()
     rates = activity.rates(longest)
-    energy, operations = activity.energy(cost), activity.operations()
+    energy, (macs, additions) = activity.energy(cost), activity.total()
     return {
         "images": activity.images,
         "cost_pj": asdict(cost),
@@ -54,8 +54,8 @@ def as_json(
         "ann": {**activity.ann._asdict(), "energy_uj": _MICRO * activity.ann.energy(cost)},
         "at": {
             str(t): {
-                "macs": activity.analog.macs,
-                "additions": activity.analog.additions + float(operations[t - 1]),
+                "macs": int(macs[t - 1]),
+                "additions": float(additions[t - 1]),
                 "energy_uj": _MICRO * float(energy[t - 1]),
                 "energy_uj_percentiles": {
                     str(p): _MICRO * float(np.percentile(energies[t - 1], p)) for p in PERCENTILES
@@ -97,7 +97,7 @@ def write_energy(
     write_json(folder / "energy.json", content)
     energy = _MICRO * activity.energy(cost)
     low, median, high = _MICRO * np.percentile(activity.energies(cost), PERCENTILES, axis=1)
-    total = activity.analog.additions + activity.operations()
+    macs, additions = activity.total()
     layers = [np.cumsum(layer.operations) / activity.images for layer in activity.layers]
     with whole(folder / "energy.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -106,7 +106,7 @@ def write_energy(
         writer.writerow(("T", "accuracy", "macs", "additions", "energy_uj", *images, *names))
         for i, a in enumerate(accuracy):
             by_layer = (float(layer[i]) for layer in layers)
-            row = (i + 1, float(a), activity.analog.macs, float(total[i]), float(energy[i]))
+            row = (i + 1, float(a), int(macs[i]), float(additions[i]), float(energy[i]))
             of_images = (float(at[i]) for at in (low, median, high))
             writer.writerow((*row, *of_images, *by_layer))
     plot_energy(

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from tcl_jax.record import whole
+from tcl_jax.simulation.values import ErrorCurve
 
 COLOURS = matplotlib.color_sequences["tab10"]
 
@@ -36,6 +37,7 @@ def plot_curves(
     *,
     title: str,
     spreads: Mapping[str, Float[np.ndarray, " t"] | None] | None = None,
+    errors: ErrorCurve | None = None,
 ) -> None:
     """Accuracy against latency T, on a logarithmic axis, with the analog networks' as lines.
 
@@ -45,9 +47,12 @@ def plot_curves(
         path: the PNG to write.
         title: above the plot.
         spreads: how far to either side of a curve a band goes, by its label.
+        errors: of the values, for a second panel.
     """
     many = len(curves) > 6
-    figure, axes = plt.subplots(figsize=(10 if many else 7, 4.5), layout="constrained")
+    size = (10 if many or errors is not None else 7, 4.5)
+    figure = plt.figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot(1, 1 if errors is None else 2, 1)
     axes.set_prop_cycle(cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=COLOURS))
     colour = {}
     for label, accuracy in curves.items():
@@ -72,17 +77,37 @@ def plot_curves(
         figure.legend(loc="outside right upper", fontsize="small")
     else:
         axes.legend(fontsize="small")
+    if errors is not None:
+        _plot_errors(figure.add_subplot(1, 2, 2), errors)
     save(figure, path)
+
+
+def _plot_errors(axes: Axes, errors: ErrorCurve) -> None:
+    """Errors as parts of the values against T, on logarithmic axes, beside a line of 1/T."""
+    t = np.arange(1, len(errors.rms) + 1)
+    for label, error in {"root mean square": errors.rms, "largest": errors.largest}.items():
+        axes.plot(t, error / errors.scale, label=label, linewidth=1.8)
+    axes.plot(t, errors.rms[-1] / errors.scale * t[-1] / t, "k:", linewidth=1, label="1/T")
+    _on_latencies(axes, len(t))
+    axes.set_yscale("log")
+    axes.set(ylabel="error, of the values' root mean square")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
 
 
 def _of_latency(axes: Axes, longest: int) -> None:
     """Accuracy in percent against T from 1, on a logarithmic axis."""
+    _on_latencies(axes, longest)
+    axes.set_ylim(0, 100)
+    axes.set(ylabel="test accuracy (%)")
+
+
+def _on_latencies(axes: Axes, longest: int) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= longest])
     axes.set_xlim(1, max(2, longest))
-    axes.set_ylim(0, 100)
-    axes.set(xlabel="latency T (time steps)", ylabel="test accuracy (%)")
+    axes.set(xlabel="latency T (time steps)")
 
 
 def plot_lambda(history: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:

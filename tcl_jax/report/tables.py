@@ -126,6 +126,7 @@ def print_curve(
     *,
     top5: Sequence[float] | None = None,
     ann_top5: float | None = None,
+    error: Sequence[float] | None = None,
 ) -> None:
     """Accuracy at some latencies beside the analog network's, and the loss by conversion.
 
@@ -136,6 +137,7 @@ def print_curve(
         title: above the table.
         top5: top-5 accuracy at T = 1, 2, ..., for two more columns.
         ann_top5: the analog network's, where it is known.
+        error: of the values at T = 1, 2, ..., as a part of these, for one more column.
     """
     (_, ann), *others = ann_accuracy.items()
     headings = ["T", "SNN accuracy", "ANN accuracy", "conversion loss"]
@@ -146,6 +148,10 @@ def print_curve(
         known = "–" if ann_top5 is None else f"{ann_top5:.2%}"
         for t, row in zip(latencies, rows, strict=True):
             row += [f"{top5[t - 1]:.2%}", known]
+    if error is not None:
+        headings += ["RMS error"]
+        for t, row in zip(latencies, rows, strict=True):
+            row += [f"{error[t - 1]:.2%}"]
     _print(title, headings, rows)
     for dtype, other in others:
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)

@@ -115,10 +115,10 @@ def sweep_runs(
             which: dict[str, Any] = {"batch_size": batch_size, "cluster": cluster}
             known = with_delay(how, converted, timesteps, **which)
             which |= {"first": first, "limit": limit, "done": done}
-            curve, top5, _ = curves(converted, timesteps, known, **which)
-            measured: dict[str, Any] = {"delay": known.delay, "accuracy": curve.tolist()}
-            if top5 is not None:
-                measured["top5"] = top5.tolist()
+            of_all = curves(converted, timesteps, known, **which)
+            measured: dict[str, Any] = {"delay": known.delay, "accuracy": of_all.accuracy.tolist()}
+            if of_all.top5 is not None:
+                measured["top5"] = of_all.top5.tolist()
             found[key] = {**point, **measured, "timesteps": timesteps, **provenance.describe()}
             cluster.alone(lambda: write_json(output / POINTS, found, indent=None))
     points = [

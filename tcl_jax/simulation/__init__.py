@@ -9,6 +9,7 @@ from tcl_jax.simulation.adaptive import record as record
 from tcl_jax.simulation.coding import CODINGS as CODINGS
 from tcl_jax.simulation.coding import Analog as Analog
 from tcl_jax.simulation.coding import Coding as Coding
+from tcl_jax.simulation.coding import Frames as Frames
 from tcl_jax.simulation.coding import Poisson as Poisson
 from tcl_jax.simulation.coding import Rate as Rate
 from tcl_jax.simulation.delay import estimate_delay as estimate_delay
@@ -41,3 +42,5 @@ from tcl_jax.simulation.simulator import logits as logits
 from tcl_jax.simulation.simulator import run as run
 from tcl_jax.simulation.simulator import simulate as simulate
 from tcl_jax.simulation.simulator import spike_trains as spike_trains
+from tcl_jax.simulation.values import ErrorCurve as ErrorCurve
+from tcl_jax.simulation.values import error_curve as error_curve

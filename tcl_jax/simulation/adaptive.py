@@ -155,7 +155,7 @@ def _record(
     settings: Simulation,
     margin: Margin,
 ) -> tuple[Int[Array, "t b"], Float[Array, "t b"]]:
-    def reading(state: State, spikes: dict[str, Array]) -> tuple[Array, Array]:
+    def reading(state: State, spikes: dict[str, Array], t: Array) -> tuple[Array, Array]:
         return read(graph, state, settings, margin)
 
     return all_steps(graph, x, timesteps, reading, settings)[1]

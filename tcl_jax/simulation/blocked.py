@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Real
 
-from tcl_jax.graph import Graph, Node, Op, Output, Population, constant_values, images, walk
+from tcl_jax.graph import Graph, Node, Op, Output, Population, constant_values, walk
 from tcl_jax.simulation.coding import key_of
-from tcl_jax.simulation.dynamics import Kept, State, fire, init_state, read_from
+from tcl_jax.simulation.dynamics import Kept, Observe, State, fire, init_state, read_from
 from tcl_jax.simulation.settings import Simulation
 
 
@@ -36,7 +36,7 @@ def blocked(
     graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    observe: Callable[[State, dict[str, Array]], Kept],
+    observe: Observe[Kept],
     settings: Simulation,
     size: int,
 ) -> tuple[State, Kept]:
@@ -53,7 +53,7 @@ def blocked(
         settings: neurons, coding, readout and their numbers.
         size: number of steps K in a block; what T leaves over is a block of its own.
     """
-    x = images(graph, x)
+    x = settings.coding.checked(graph, x, timesteps)
     whole, rest = divmod(timesteps, size)
     fixed = constant_values(graph, x) if settings.coding.constant else {}
 
@@ -62,7 +62,7 @@ def blocked(
 
         def seen(i: Array) -> Kept:
             now, spikes = jax.tree.map(partial(_at, i), passed)
-            return observe(now, spikes)
+            return observe(now, spikes, first + i)
 
         return end, lax.map(seen, jnp.arange(size))
 

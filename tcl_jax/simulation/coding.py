@@ -1,14 +1,17 @@
 """Codings: what the images are to the first layer at every step."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Key, Real, UInt32
 
+from tcl_jax.errors import InputError
+from tcl_jax.graph import Graph, check_batch, images
 from tcl_jax.registry import Choice, Choices
 
 
@@ -20,6 +23,30 @@ class Coding(Choice, ABC):
     """Whether the input is the same at every step."""
     random: ClassVar[bool] = False
     """Whether it is drawn, so that another seed gives another."""
+    still: ClassVar[bool] = True
+    """Whether all steps are of one image, to whose analog values the network comes."""
+
+    def checked(
+        self, graph: Graph, x: Real[Array | np.ndarray, "b ..."], timesteps: int
+    ) -> Real[Array, "b ..."]:
+        """Images in the type that the graph computes in, as `encode` takes them.
+
+        Args:
+            graph: the network.
+            x: a batch.
+            timesteps: for so many steps.
+
+        Raises:
+            InputError: it is no array, or does not have the shape that the coding wants.
+        """
+        return images(graph, x)
+
+    def currents(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+        """How many analog inputs, each multiplied by the first weights, there were by step t.
+
+        None, where not said otherwise: what is fed are spikes.
+        """
+        return np.zeros_like(t)
 
     @abstractmethod
     def encode(
@@ -45,6 +72,9 @@ class Analog(Coding):
 
     reference: ClassVar[str] = "Ho & Chang 2021"
     constant: ClassVar[bool] = True
+
+    def currents(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+        return np.ones_like(t)
 
     def encode(
         self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
@@ -93,6 +123,59 @@ class Poisson(Coding):
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, t)))(_digest(x))
         draw = partial(jax.random.uniform, shape=x.shape[1:], dtype=x.dtype)
         return jnp.where(jax.vmap(draw)(keys) < rate, jnp.sign(x) * size, 0)
+
+
+@CODINGS.register("frames")
+@dataclass(frozen=True)
+class Frames(Coding):
+    """Frames ``[b, f, ...]``, one after another: a current that changes, as a film's or events'.
+
+    The network is that of one frame, calibrated on single ones; its values are means over time.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from tcl_jax.simulation import Frames
+    >>> film, key = jnp.array([[[1.0], [2.0]]]), jax.random.key(0)
+    >>> [Frames(hold=2).encode(film, t, key).item() for t in (1, 2, 3, 4)]
+    [1.0, 1.0, 2.0, 2.0]
+    """
+
+    still: ClassVar[bool] = False
+
+    hold: int = field(default=1, metadata={"static": True})
+    """For how many steps each frame is fed."""
+
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise InputError(f"hold must be at least 1, got {self.hold}")
+
+    def checked(
+        self, graph: Graph, x: Real[Array | np.ndarray, "b ..."], timesteps: int
+    ) -> Real[Array, "b ..."]:
+        check_batch(x)
+        shape, of_one = tuple(x.shape), graph.input.op.shape
+        if shape[2:] != of_one or len(shape) < 2:
+            raise InputError(
+                f"the network takes frames of shape {of_one}, so that a batch of films has shape "
+                f"(films, frames{''.join(f', {n}' for n in of_one)}), got {shape}"
+            )
+        if timesteps > shape[1] * self.hold:
+            lasting, enough = shape[1] * self.hold, -(-timesteps // max(1, shape[1]))
+            raise InputError(
+                f"is {timesteps}, but {shape[1]} frames with hold={self.hold} last for {lasting} "
+                f"steps: give fewer steps, more frames, or Frames(hold={enough})",
+                "timesteps",
+            )
+        frames = images(graph, x.reshape(-1, *of_one))
+        return frames.reshape(shape)
+
+    def currents(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+        return 1 + (t - 1) // self.hold
+
+    def encode(
+        self, x: Real[Array, "b ..."], t: Int[Array, ""] | int, key: Key[Array, ""]
+    ) -> Real[Array, "b ..."]:
+        at: Array = jax.lax.dynamic_index_in_dim(x, (t - 1) // self.hold, 1, keepdims=False)
+        return at
 
 
 def key_of(seed: Int[Array, ""] | int) -> Key[Array, ""]:

@@ -15,7 +15,6 @@ from tcl_jax.graph import (
     Population,
     apply,
     constant_values,
-    images,
     shapes,
     walk,
 )
@@ -37,6 +36,10 @@ class State(NamedTuple):
 
     neurons: dict[str, Any]
     output: Any
+
+
+Observe = Callable[[State, dict[str, Array], Array], Kept]
+"""From the state after a step, the spikes in it by name, and its number t to what is kept."""
 
 
 def init_state(graph: Graph, batch: int, settings: Simulation = PAPER) -> State:
@@ -160,13 +163,13 @@ def scan(
     graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    observe: Callable[[State, dict[str, Array]], Kept],
+    observe: Observe[Kept],
     settings: Simulation,
 ) -> tuple[State, Kept]:
     """All steps one after the other, to be compiled with what is around it: see `run`."""
-    x = images(graph, x)
-    fixed = constant_values(graph, x)
     coding, key = settings.coding, key_of(settings.seed)
+    x = coding.checked(graph, x, timesteps)
+    fixed = constant_values(graph, x) if coding.constant else {}
 
     def body(before: State, t: Array) -> tuple[State, Kept]:
         constant = fixed if coding.constant else constant_values(graph, coding.encode(x, t, key))
@@ -175,6 +178,6 @@ def scan(
         state = state._replace(output=read)
         if not coding.constant:
             spikes = {graph.input.name: constant[graph.input.name], **spikes}
-        return state, observe(state, spikes)
+        return state, observe(state, spikes, t)
 
     return jax.lax.scan(body, init_state(graph, x.shape[0], settings), jnp.arange(1, timesteps + 1))

@@ -55,7 +55,8 @@ class Activity:
     Attributes:
         layers: in order; the output's comes last.
         by_image: synaptic operations of every image at t = 1, 2, ...
-        analog: operations that the constant input costs an image, once.
+        analog: operations that an analog input costs an image.
+        currents: how many of these there were by t = 1, 2, ...: 1 where it is constant.
         ann: operations of the analog network for an image.
         potentials: bytes of all membrane potentials of an image.
     """
@@ -63,6 +64,7 @@ class Activity:
     layers: tuple[LayerActivity, ...]
     by_image: Int[np.ndarray, "t n"]
     analog: Operations
+    currents: Int[np.ndarray, " t"]
     ann: Operations
     potentials: int
 
@@ -83,16 +85,24 @@ class Activity:
         """Synaptic operations (ACs) of an image up to T = 1, 2, ..., on average."""
         return np.asarray(np.cumsum(self.by_image.sum(1)) / self.images)
 
+    def total(self) -> tuple[Int[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+        """MACs and ACs of an image up to T = 1, 2, ..., on average, its analog inputs counted."""
+        inputs = self.currents
+        return self.analog.macs * inputs, self.analog.additions * inputs + self.operations()
+
     def energy(self, cost: OperationCost = FLOAT32) -> Float[np.ndarray, " t"]:
         r"""Energy of an image up to T = 1, 2, ..., on average, in pJ.
 
-        .. math:: E(T) = E_{MAC} N_{MAC} + E_{AC} \sum_{t \le T} N_{AC}(t)
+        .. math:: E(T) = C(T) E_{MAC} N_{MAC} + E_{AC} \sum_{t \le T} N_{AC}(t)
+
+        with the number C of analog inputs up to T, 1 of an image.
         """
-        return self.analog.energy(cost) + cost.ac * self.operations()
+        return self.analog.energy(cost) * self.currents + cost.ac * self.operations()
 
     def energies(self, cost: OperationCost = FLOAT32) -> Float[np.ndarray, "t n"]:
         """The same of every single image."""
-        return np.asarray(self.analog.energy(cost) + cost.ac * np.cumsum(self.by_image, 0))
+        currents = self.currents[:, None]
+        return self.analog.energy(cost) * currents + cost.ac * np.cumsum(self.by_image, 0)
 
     def traffic(self) -> Float[np.ndarray, " t"]:
         """Bytes of membrane potentials that are read and written up to T = 1, 2, ..., an image.
@@ -148,8 +158,8 @@ def measure(
     check_times(timesteps)
     counted = graph if counted is None else counted
     synapses = fan_outs(counted)
-    constant = settings.coding.constant
-    if constant:
+    currents = settings.coding.currents(np.arange(1, timesteps + 1))
+    if currents.any():
         del synapses[graph.input.name]
 
     images: list[np.ndarray] = []
@@ -169,12 +179,12 @@ def measure(
     if cluster is not None:
         by_image = np.concatenate(cluster.gather(by_image), 1)
     layers = tuple(LayerActivity(n, s.index.size, *found[n]) for n, s in synapses.items())
-    analog = analog_operations(counted, first=True) if constant else Operations(0, 0)
+    analog = analog_operations(counted, first=True) if currents.any() else Operations(0, 0)
     shapes = g.shapes(counted)
     neurons = sum(int(np.prod(shapes[n.name])) for n in counted.spiking)
     potentials = neurons * np.dtype(graph.dtype).itemsize
-    activity = Activity(layers, by_image, analog, analog_operations(counted), potentials)
-    return right / classes, activity
+    ann = analog_operations(counted)
+    return right / classes, Activity(layers, by_image, analog, currents, ann, potentials)
 
 
 @partial(jax.jit, static_argnames=("timesteps", "top"))
@@ -190,10 +200,10 @@ def _of_batch(
 ) -> tuple[Int[Array, " t"] | Int[Array, "t k"], dict[str, Int[Array, "t b k"]]]:
     """Classes that are right, and spikes by layer, image and fan-out, at every step."""
 
-    def observe(state: State, spikes: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    def observe(state: State, spikes: dict[str, Array], t: Array) -> tuple[Array, dict[str, Array]]:
         right = correct(graph, state, labels, mask, settings, top)
         events = {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
-        if not settings.coding.constant:
+        if graph.input.name in synapses:
             events[graph.input.name] = spikes[graph.input.name] != 0
         return right, {n: _by_fan_out(s, events[n]) for n, s in synapses.items()}
 

@@ -92,7 +92,7 @@ def _correct(
     settings: Simulation,
     top: int | tuple[int, ...] = 1,
 ) -> Int[Array, " t"] | Int[Array, "t k"]:
-    def right(state: State, spikes: dict[str, Array]) -> Array:
+    def right(state: State, spikes: dict[str, Array], t: Array) -> Array:
         return correct(graph, state, labels, mask, settings, top)
 
     return all_steps(graph, x, timesteps, right, settings)[1]

@@ -1,6 +1,5 @@
 """Simulation of all steps: the state after them, spikes, values and classes."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,7 +11,7 @@ from tcl_jax.graph import Graph
 from tcl_jax.promotion import alike
 from tcl_jax.simulation.blocked import blocked
 from tcl_jax.simulation.compiled import compiled_once
-from tcl_jax.simulation.dynamics import Kept, State, scan
+from tcl_jax.simulation.dynamics import Kept, Observe, State, scan
 from tcl_jax.simulation.settings import PAPER, Simulation
 
 
@@ -20,7 +19,7 @@ def all_steps(
     graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    observe: Callable[[State, dict[str, Array]], Kept],
+    observe: Observe[Kept],
     settings: Simulation,
 ) -> tuple[State, Kept]:
     """What every simulation here is made of, to be compiled with what is around it: see `run`."""
@@ -34,7 +33,7 @@ def run(
     graph: Graph,
     x: Real[Array, "b ..."],
     timesteps: int,
-    observe: Callable[[State, dict[str, Array]], Kept],
+    observe: Observe[Kept],
     settings: Simulation = PAPER,
 ) -> tuple[State, Kept]:
     """All steps, in one program.
@@ -46,8 +45,9 @@ def run(
         graph: the network.
         x: images.
         timesteps: number of steps T.
-        observe: from state and spikes at t to what is kept of them; keep little.  Where the images
-            are fed as spikes, these are among them, by the input's name.
+        observe: from state and spikes at step t, and t, to what is kept of them; keep little.
+            Where the images are not the same at every step, what is fed is among the spikes, by the
+            input's name.
         settings: neurons, coding, readout and their numbers.
 
     Returns:
@@ -61,7 +61,7 @@ def run(
     >>> from tcl_jax import clip, convert, simulation
     >>> graph = convert(lambda w, x: clip(jax.nn.relu(x), 1.0) @ w, jnp.eye(1), [jnp.ones((1, 1))])
     >>> x = jnp.full((1, 1), 0.5)
-    >>> def counts(state, spikes):
+    >>> def counts(state, spikes, t):
     ...     return state.output.counts
     >>> simulation.run(graph, x, 4, counts)[1].ravel().tolist()
     [0.0, 1.0, 1.0, 2.0]
@@ -100,7 +100,7 @@ def simulate(
 
 @partial(jax.jit, static_argnames="timesteps")
 def _simulate(graph: Graph, x: Array, timesteps: int, settings: Simulation) -> State:
-    return all_steps(graph, x, timesteps, lambda state, spikes: None, settings)[0]
+    return all_steps(graph, x, timesteps, lambda state, spikes, t: None, settings)[0]
 
 
 def spike_trains(
@@ -130,7 +130,7 @@ def spike_trains(
 
 @partial(jax.jit, static_argnames="timesteps")
 def _spike_trains(graph: Graph, x: Array, timesteps: int, settings: Simulation) -> dict[str, Array]:
-    def fired(state: State, spikes: dict[str, Array]) -> dict[str, Array]:
+    def fired(state: State, spikes: dict[str, Array], t: Array) -> dict[str, Array]:
         return {n.name: spikes[n.name] for n in graph.spiking}
 
     return all_steps(graph, x, timesteps, fired, settings)[1]
@@ -164,7 +164,7 @@ def logits(
     """
     output = graph.output.op
     charge, unit = alike(settings.readout.charge(state.output, output), output.unit)
-    return charge * unit / jnp.maximum(t - settings.delay, 1)
+    return charge * unit / jnp.asarray(jnp.maximum(t - settings.delay, 1), charge.dtype)
 
 
 def classify(graph: Graph, state: State, settings: Simulation = PAPER) -> Int[Array, "b ..."]:

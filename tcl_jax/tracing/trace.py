@@ -115,9 +115,10 @@ def _walk(fn: Any, sample: Any, batch: int) -> tuple[Tracer, tuple[g.Node[g.Kind
             + "; ".join(f"{p}: {r.why} ({r.instead})" for (p, _), r in tracer.refusals.items())
         )
     if len(outputs) != 1 or not isinstance(outputs[0], Signal) or outputs[0].batch != 0:
+        join = "; join them, as by jnp.concatenate([a.reshape(len(a), -1), ...], axis=1)"
         raise UnsupportedOperation(
             "cannot convert this function: it must return one array of logits, computed from its "
-            "input, images first"
+            f"input, images first{join if len(outputs) > 1 else ''}"
         )
     logits = tracer.arranged(outputs[0], tuple(range(len(outputs[0].axes))))
     tracer.append(g.Output(tracer.array(np.inf), tracer.array(1.0)), (logits.node,), "output")
