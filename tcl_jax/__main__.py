@@ -1,4 +1,4 @@
-"""Commands about runs: `python -m tcl_jax status RUN [RUN ...]`."""
+"""Commands about runs: `python -m tcl_jax status RUN …`, `python -m tcl_jax inspect RUN`."""
 
 from tcl_jax.cli.terminal import ends_at_ctrl_c, reported_at_exit
 
@@ -52,7 +52,16 @@ def status(arguments: list[str]) -> int:
     return 0 if well else 1
 
 
-COMMANDS = {"status": (status, "whether trainings go on, have ended, failed, died or hang")}
+def inspect(arguments: list[str]) -> int:
+    from tcl_jax.cli import inspect  # what it needs takes seconds
+
+    return inspect.main(arguments)
+
+
+COMMANDS = {
+    "status": (status, "whether trainings go on, have ended, failed, died or hang"),
+    "inspect": (inspect, "spikes and potentials of single images, and a page of the run"),
+}
 
 
 def main() -> int:

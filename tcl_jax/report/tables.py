@@ -343,6 +343,19 @@ def _print_times(plan: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]
     _print("how long it takes", ("", "ms", *columns), rows, first="left")
 
 
+def print_seen(images: Sequence[Mapping[str, Any]], layers: Sequence[str], timesteps: int) -> None:
+    """What single images were taken for, and since when.
+
+    Args:
+        images: a record each, as `tcl_jax.runs.inspect.inspect_run` has it.
+        layers: those that were looked at.
+        timesteps: T.
+    """
+    rows = [[f"{of[name]}" for name in ("image", "label", "class", "from")] for of in images]
+    headings = ["test image", "label", f"class at T = {timesteps}", "from t ="]
+    _print(f"{len(layers)} layers: {', '.join(shortened(layers, '')[1])}", headings, rows)
+
+
 def print_adaptive(content: Mapping[str, Any]) -> None:
     """Adaptive latency beside fixed ones.
 

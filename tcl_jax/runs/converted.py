@@ -23,8 +23,9 @@ RESULTS = (
     *("curve.csv", "curve.png", "summary.json"),
     *("energy.csv", "energy.png", "energy.json"),
     *("adaptive.png", "adaptive.json"),
+    "inspect",
 )
-"""Files of a simulation's results, in `results_folder`."""
+"""Files and folders of a simulation's results, in `results_folder`."""
 SWEEP = ("sweep.csv", "sweep.png")
 """Those of a sweep, which may be over several spiking networks, in the run's folder."""
 

@@ -42,5 +42,8 @@ from tcl_jax.simulation.simulator import logits as logits
 from tcl_jax.simulation.simulator import run as run
 from tcl_jax.simulation.simulator import simulate as simulate
 from tcl_jax.simulation.simulator import spike_trains as spike_trains
+from tcl_jax.simulation.traces import Trace as Trace
+from tcl_jax.simulation.traces import find_layers as find_layers
+from tcl_jax.simulation.traces import traces as traces
 from tcl_jax.simulation.values import ErrorCurve as ErrorCurve
 from tcl_jax.simulation.values import error_curve as error_curve

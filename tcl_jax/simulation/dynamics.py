@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Real
+from jaxtyping import Array, Bool, Int, Real
 
 from tcl_jax.errors import InputError
 from tcl_jax.graph import (
@@ -142,6 +142,20 @@ def _of_size(spikes: Array, theta: Array) -> Array:
     if once:
         return jnp.where(spikes, theta, jnp.zeros_like(theta))
     return spikes.astype(theta.dtype) * theta
+
+
+def spike_counts(
+    spikes: Real[Array, "b ..."], threshold: Real[Array, "..."]
+) -> Int[Array, "b ..."]:
+    """How many spikes there are in a step, from spikes with their amplitude.
+
+    Args:
+        spikes: as `step` gives them.
+        threshold: of these neurons.
+    """
+    if jnp.issubdtype(spikes.dtype, jnp.integer):
+        return spikes
+    return jnp.rint(spikes / against(threshold, spikes)).astype(jnp.int32)
 
 
 def read_from(before: Any, after: Any, begun: Bool[Array, "..."]) -> Any:

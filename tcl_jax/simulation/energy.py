@@ -15,8 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from tcl_jax import graph as g
 from tcl_jax.cluster import Cluster
-from tcl_jax.promotion import against
-from tcl_jax.simulation.dynamics import State
+from tcl_jax.simulation.dynamics import State, spike_counts
 from tcl_jax.simulation.latency import correct, sum_over
 from tcl_jax.simulation.operations import (
     FLOAT32,
@@ -202,19 +201,12 @@ def _of_batch(
 
     def observe(state: State, spikes: dict[str, Array], t: Array) -> tuple[Array, dict[str, Array]]:
         right = correct(graph, state, labels, mask, settings, top)
-        events = {n.name: _numbers(spikes[n.name], n.op.threshold) for n in graph.spiking}
+        events = {n.name: spike_counts(spikes[n.name], n.op.threshold) for n in graph.spiking}
         if graph.input.name in synapses:
             events[graph.input.name] = spikes[graph.input.name] != 0
         return right, {n: _by_fan_out(s, events[n]) for n, s in synapses.items()}
 
     return all_steps(graph, x, timesteps, observe, settings)[1]
-
-
-def _numbers(spikes: Real[Array, "b ..."], threshold: Real[Array, "..."]) -> Array:
-    """Of spikes, of which a neuron can have several in a step."""
-    if jnp.issubdtype(spikes.dtype, jnp.integer):
-        return spikes
-    return jnp.rint(spikes / against(threshold, spikes)).astype(jnp.int32)
 
 
 def _by_fan_out(

@@ -23,13 +23,19 @@ class NeuronModel(Choice, ABC):
     """What hidden neurons are.
 
     A model is a dataclass of its numbers, registered in `NEURONS`, whose state is any pytree of
-    arrays ``[b, ...]``.  Potentials and currents of a graph of whole numbers are int32.
+    arrays ``[b, ...]``, the membrane potential first.  Potentials and currents of a graph of whole
+    numbers are int32.
     """
 
     @property
     def spikes_a_step(self) -> int | None:
         """How many a neuron fires at most; None where that is not known."""
         return None
+
+    def potential(self, state: Any) -> Real[Array, "b ..."]:
+        """The membrane potential V: the first array of a state, unless a model says otherwise."""
+        first: Array = jax.tree.leaves(state)[0]
+        return first
 
     @abstractmethod
     def init(self, threshold: Real[Array, "b ..."]) -> Any:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Real
@@ -20,10 +21,11 @@ class Readout(Choice, ABC):
     """What the output's neurons make of their current, and how a class is read from them.
 
     A readout is a dataclass of its numbers, registered in `READOUTS`, whose state is any pytree of
-    arrays ``[b, ...]``.  Classes are the last axis of the output; where others lie between it and
-    the batch, as those of an image's pixels, each place has a class of its own.  One logit alone,
-    of shape ``[b]`` or ``[..., 1]``, is told from a second that is always 0: class 1 above 0, else
-    class 0.
+    arrays ``[b, ...]``, what its neurons hold first.
+
+    Classes are the last axis of the output; where others lie between it and the batch, as those of
+    an image's pixels, each place has a class of its own.  One logit alone, of shape ``[b]`` or
+    ``[..., 1]``, is told from a second that is always 0: class 1 above 0, else class 0.
     """
 
     @abstractmethod
@@ -39,6 +41,11 @@ class Readout(Choice, ABC):
     @abstractmethod
     def charge(self, state: Any, output: Output) -> Real[Array, "b ..."]:
         """All current that has arrived: held, or given away as spikes."""
+
+    def potential(self, state: Any) -> Real[Array, "b ..."]:
+        """What output neurons hold: the first array of a state, unless a readout says otherwise."""
+        first: Array = jax.tree.leaves(state)[0]
+        return first
 
     def keys(self, state: Any, output: Output) -> tuple[Real[Array, "b ... c"], ...]:
         """What classes are ranked by, the largest first: where it is the same of two, by the next.
