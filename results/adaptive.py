@@ -122,7 +122,7 @@ def report() -> None:
         "on the last training images (0.1 points allowed), of which the networks are surer than",
         "of test images; the loss is the one on test images.",
         "",
-        *_adaptive(adaptive),
+        *decisions(adaptive),
         "",
         "Seconds are of one pass each, compiled before, on the machine that stands with the",
         "command below.",
@@ -131,7 +131,7 @@ def report() -> None:
         "",
         "Of an image on average, in µJ, at Horowitz's 0.9 pJ an addition and 4.6 pJ a",
         "multiply-accumulate (32-bit floats, 45 nm); accuracy on the same images, in %.",
-        *_energy(energy),
+        *energies(energy),
     ]
     if left_out:
         rows += ["", "## Left out", "", *left_out]
@@ -143,7 +143,7 @@ def report() -> None:
     (RESULTS / "README.md").write_text("\n".join([*rows, *plots]) + "\n", encoding="utf-8")
 
 
-def _adaptive(records: list[Any]) -> list[str]:
+def decisions(records: list[Any]) -> list[str]:
     """A column for each network: there are more figures than networks."""
     if not records:
         return ["No network has been measured."]
@@ -164,18 +164,22 @@ def _adaptive(records: list[Any]) -> list[str]:
         figures["accuracy at that"].append(f"{100 * at['accuracy']:.2f}")
         as_good = a.get("fixed_as_accurate") or {}
         figures["as accurate at fixed T"].append(as_good.get("T", "–"))
-        figures["seconds, fixed T"].append(f"{seconds['fixed']:.0f}")
+        figures["seconds, fixed T"].append(f"{seconds['fixed']:.1f}")
         figures["seconds, fixed T as accurate"].append(
-            f"{as_good['seconds']:.0f}" if as_good else "–"
+            f"{as_good['seconds']:.1f}" if as_good else "–"
         )
-        figures["seconds, adaptive"].append(f"{seconds['adaptive']:.0f}")
+        figures["seconds, adaptive"].append(f"{seconds['adaptive']:.1f}")
+        figures["that over adaptive"].append(
+            f"{as_good['seconds'] / seconds['adaptive']:.2f}" if as_good else "–"
+        )
         figures["decisions unlike the whole simulation's"].append(a["differ_from_fixed_simulation"])
     networks = [a["network"] for a in records]
     known = {name: row for name, row in figures.items() if set(row) != {"–"}}
     return table(("", *networks), [(name, *row) for name, row in known.items()])
 
 
-def _energy(records: list[Any]) -> list[str]:
+def energies(records: list[Any]) -> list[str]:
+    """Accuracy, operations and energy by T, a table for each network."""
     lines = []
     for e in records:
         rights = e["snn_accuracy"]

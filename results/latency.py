@@ -1,4 +1,4 @@
-"""Sweeps over settings of the trained networks: `python -m results.latency`.
+"""Sweeps, early decisions and energy of the trained networks: `python -m results.latency`.
 
 Runs simulate.py on what `results.reproduce fashion_mnist` left in runs/fashion_mnist, which goes on
 where it stopped, and writes results/latency: tables, plots and every curve.  What has not been
@@ -8,13 +8,14 @@ trained is left out.
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results.adaptive import decisions, energies
 from results.pages import WIDTH, item, source, table
-from results.records import ROOT, Command, load
+from results.records import ROOT, Command, load, unsimulated
 from tcl_jax.cli import simulate
 from tcl_jax.cli.options import check_options
 from tcl_jax.cli.terminal import reported_at_exit
@@ -29,24 +30,61 @@ RESULTS = ROOT / "results" / "latency"
 
 @dataclass(frozen=True)
 class Sweep:
-    """One command, and its table.
+    """A trained network, and the commands that say what it can do.
 
     Attributes:
         run: its folder in runs/fashion_mnist.
-        options: of simulate.py.
+        options: of simulate.py, for a sweep.
+        decided: likewise, for decisions as soon as a class is safe.
+        counted: likewise, for energy.
     """
 
     run: str
     options: tuple[str, ...]
+    decided: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> Path:
+        """The folder of all records."""
+        return RESULTS / self.run
 
     @property
     def command(self) -> Command:
-        output = ("--output", str((RESULTS / self.run).relative_to(ROOT)))
-        return Command("simulate.py", (str(RUNS / self.run), *self.options, *output))
+        return self._command(self.options)
+
+    def _command(self, options: tuple[str, ...]) -> Command:
+        output = ("--output", str(self.kept.relative_to(ROOT)))
+        return Command("simulate.py", (str(RUNS / self.run), *options, *output))
+
+    def others(self) -> dict[str, Command]:
+        """The commands but for the sweep's, by the record that they write."""
+        found = {}
+        if self.decided:
+            found["adaptive"] = self._command((*self.decided, "--adaptive"))
+        if self.counted:
+            found["energy"] = self._command((*self.counted, "--energy"))
+        return found
+
+    def record(self, what: str) -> dict[str, Any]:
+        """What such a command wrote, if it is of one of the sweep's networks; else nothing."""
+        networks = {point["snn_fingerprint"] for point in self.points() or []}
+        record = load(self.kept / f"{what}.json")
+        return record if record.get("snn_fingerprint") in networks else {}
+
+    def make(self) -> None:
+        """Run what has not been run."""
+        self.command.run()
+        of_norm = {point["norm"]: point["snn"] for point in self.points() or []}
+        for what, command in self.others().items():
+            snn = ROOT / RUNS / self.run / of_norm["tcl"]
+            if reason := unsimulated(command, self.kept / f"{what}.json", snn):
+                print(f"{self.run}, {what}: {reason}", flush=True)
+                command.run()
 
     def points(self) -> list[dict[str, Any]] | None:
         """The kept simulations that the command asks for, in its order; None if one is missing."""
-        kept = load(RESULTS / self.run / POINTS).values()
+        kept = load(self.kept / POINTS).values()
         o = check_options(simulate.Options, None, self.command.arguments, prog="simulate.py")
         found = []
         for (_, norm), way in itertools.product(o.named(), o.settings()):
@@ -72,14 +110,20 @@ _DEEP = (
     *("--neurons", "if,if:v0=0.5", "--delay", "0,auto"),
     *("--timesteps", "150", "--images", "2000"),
 )
+_HALF = ("--neurons", "if:v0=0.5", "--timesteps", "150")
+_SAFE = ("--calibration-images", "2000", "--max-loss", "0.1")
 SWEEPS = (
     Sweep(
         "cnet-tcl",
         ("--norm", "tcl,max,percentile:99.9", *_ALL, "--timesteps", "100", "--images", "10000"),
+        ("--norm", "tcl", "--timesteps", "100", "--images", "10000", *_SAFE),
+        ("--norm", "tcl", "--timesteps", "100", "--images", "1000"),
     ),
     Sweep(
         "resnet20-tcl",
         ("--norm", "tcl,percentile:99.9", *_DEEP),
+        ("--norm", "tcl", *_HALF, "--images", "2000", *_SAFE),
+        ("--norm", "tcl", *_HALF, "--images", "500"),
     ),
     Sweep(
         "resnet20-relu",
@@ -97,7 +141,7 @@ def main() -> int:
     if not options.report_only:
         for sweep in SWEEPS:
             if (ROOT / RUNS / sweep.run).exists():
-                sweep.command.run()
+                sweep.make()
     report()
     return 0
 
@@ -110,6 +154,7 @@ def report() -> None:
         "Written by `python -m results.latency`: test accuracy in % by latency T, on",
         "Fashion-MNIST's first test images.  `sweep.csv` in each folder has every T.",
     ]
+    records: dict[str, dict[str, Any]] = {"adaptive": {}, "energy": {}}
     left_out = []
     for sweep in SWEEPS:
         points = sweep.points()
@@ -117,10 +162,42 @@ def report() -> None:
             left_out.append(item(f"{sweep.run}: its sweep has not run to its end."))
             continue
         lines += ["", f"## {sweep.run}", "", *_section(sweep.run, points)]
+        for what in sweep.others():
+            if record := sweep.record(what):
+                records[what][sweep.run] = record
+                continue
+            left_out.append(item(f"{sweep.run}: no {what}.json of the network that was swept."))
+    for what, (title, sentences, tables) in _OTHERS.items():
+        if found := records[what]:
+            lines += ["", f"## {title}", "", *sentences, "", *tables(list(found.values())), ""]
+            lines += dict.fromkeys(line for record in found.values() for line in source(record))
+            lines += [f"\n![{run}, {title}]({run}/{what}.png)" for run in found]
     if left_out:
         lines += ["", "## Left out", "", *left_out]
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+_OTHERS: dict[str, tuple[str, tuple[str, ...], Callable[[list[Any]], list[str]]]] = {
+    "adaptive": (
+        "Early decisions",
+        (
+            "An image ends once its class is safe: the bound on margins was found on the last",
+            "training images, of which at most 0.1 points may be lost.  Accuracy in %; seconds of",
+            "one pass each, compiled before.",
+        ),
+        decisions,
+    ),
+    "energy": (
+        "Energy",
+        (
+            "Of an image on average, in µJ, at Horowitz's 0.9 pJ an addition and 4.6 pJ a",
+            "multiply-accumulate (32-bit floats, 45 nm); accuracy on the same images, in %.",
+        ),
+        energies,
+    ),
+}
+"""What other records say, by their names: heading, sentences, and what makes tables of them."""
 
 
 def _section(run: str, points: list[dict[str, Any]]) -> Iterator[str]:

@@ -45,6 +45,7 @@ def _compiled(done: Finished) -> list[str]:
     return re.findall("PERSISTENT COMPILATION CACHE MISS for '(.*?)'", done.err)
 
 
+@pytest.mark.long
 def test_a_second_command_compiles_but_what_is_damaged(run, tmp_path):
     first = _simulated(run, tmp_path)
     (folder,) = (tmp_path / "tcl_jax").iterdir()

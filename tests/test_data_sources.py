@@ -262,6 +262,7 @@ def test_official_urls_are_those_of_tfds() -> None:
     assert len(sources.official_urls("fashion_mnist")) == 4
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="the package dataset-fashion-mnist is missing")
 def test_the_packaged_fashion_mnist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = data.load("fashion_mnist", data_dir=tmp_path, pad_to=32)

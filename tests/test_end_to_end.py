@@ -237,6 +237,7 @@ def test_the_plot_is_a_png(simulated):
     assert image.std() > 5, "the plot is blank"
 
 
+@pytest.mark.long
 def test_readout_and_start_change_the_simulation(simulated, tmp_path):
     folder, _, _ = simulated
     before = (folder / "curve.csv").read_text()

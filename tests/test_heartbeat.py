@@ -138,8 +138,8 @@ def test_another_machine_is_believed_for_a_while(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name a command, one of status$"),
-        (["states"], "name a command, one of status, got 'states'"),
+        ([], "name a command, one of status, inspect$"),
+        (["states"], "name a command, one of status, inspect, got 'states'"),
         (["status"], "RUN is missing"),
         (["status", "run", "--patience", "0"], "--patience must be above 0 seconds, got 0"),
     ],

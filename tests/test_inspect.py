@@ -20,6 +20,7 @@ from tcl_jax import InputError, clip, convert, simulation
 from tcl_jax.promotion import implicit
 from tcl_jax.report.page import Picture, Section, Table, write_page
 from tcl_jax.runs.converted import open_converted
+from tcl_jax.runs.page import _decisions
 from tcl_jax.runs.report import report_run
 from tcl_jax.simulation import IF, READOUTS, Blocked, Scan, Simulation, find_layers, traces
 
@@ -220,6 +221,25 @@ def test_what_another_network_was_measured_to_be_is_left_out(inspected, tmp_path
     for option in ("", " --energy", " --adaptive"):
         assert f"Nothing yet: python simulate.py {folder}{option} " in text
     assert "does not hold its training's metrics" in text
+
+    (folder / "energy.json").write_text("{")
+    done = run("tcl_jax/__main__", "inspect", folder, "--images", 1, "--timesteps", 4)
+    assert done.status == 2 and f"{folder / 'energy.json'} is damaged" in done.err
+
+
+def test_decisions_of_older_records_are_shown(inspected):
+    """What they do not say is left out."""
+    opened = open_converted(inspected[0], "snn")
+    figures = {"images": 20, "timesteps": 9, "max_loss_points": 0.1, "mean_steps": 4.5}
+    figures |= {"accuracy": 0.75, "accuracy_fixed": 0.8}
+    figures |= {"neurons": "if", "coding": "analog", "readout": "spikes", "delay": 3}
+    at_mean = {"accuracy_fixed_at_mean": {"T": 5, "accuracy": 0.5}}
+    for record, middle in ((figures, []), (figures | at_mean, [["at T = 5", "5", "50.00%"]])):
+        section = _decisions(opened, record)
+        (table,) = section.tables
+        first, *between, last = table.rows
+        assert first[1:] == ["4.50", "75.00%"] and last[1:] == ["9", "80.00%"]
+        assert between == middle and "delay 3" in section.sentences[0]
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium")

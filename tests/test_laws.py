@@ -115,6 +115,9 @@ NEURONS = {
 }
 """Each with other numbers, for which nothing is compiled again."""
 
+OF_FILMS = {"frames"}
+"""Codings that take more than one image, which test_values.py is about."""
+
 CODINGS = {"analog": ("analog",) * 2, "rate": ("rate",) * 2, "poisson": ("poisson",) * 2}
 CODINGS |= {"flicker": ("flicker:3", "flicker")}
 
@@ -334,7 +337,7 @@ def test_every_method_has_a_row():
     for known, rows in (
         (calibration.NORMS, ["tcl", *NORMS]),
         (simulation.NEURONS, [text for texts in NEURONS.values() for text in texts]),
-        (simulation.CODINGS, [text for texts in CODINGS.values() for text in texts]),
+        (simulation.CODINGS, [text for texts in CODINGS.values() for text in texts] + [*OF_FILMS]),
     ):
         assert {known.read(text).name for text in rows} == set(known)
         assert all(known.read(str(known.read(text))) == known.read(text) for text in rows)

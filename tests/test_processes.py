@@ -165,6 +165,7 @@ def test_from_tar_files_of_photographs_to_spikes(network, tmp_path):
     assert len(curve) == 5 and "2 test images" in done.out
 
 
+@pytest.mark.long
 def test_conversion_by_two_processes(trained):
     """Evaluated on both, and the same in every bit but those of sums over images."""
     options = ["--weights", "int8", "--report-images"]

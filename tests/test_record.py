@@ -138,11 +138,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(
-    "size",
-    [pytest.param(100, marks=pytest.mark.long), 100_000],
-    ids=["nothing", "arrays"],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("size", [100, 100_000], ids=["nothing", "arrays"])
 def test_conversion_without_room(size, simulated, tmp_path):
     folder = Path(shutil.copytree(simulated, tmp_path / "run"))
     before = contents(folder)

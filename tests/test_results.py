@@ -60,6 +60,7 @@ def lacks(row, folder):
     return next((reason for _, reason in row.lacks(folder)), None)
 
 
+@pytest.mark.long
 def test_only_those_commands_are_run_whose_settings_have_changed(run, made):
     assert made(row_of(run), run) == ["convert.py", "simulate.py"]
     assert made(row_of(run), run) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tcl_jax.errors import InputError
 from tcl_jax.report.page import Picture, Section, Table, write_page
 from tcl_jax.report.plots import plot_lambda, plot_training
 from tcl_jax.runs.converted import Converted
@@ -56,11 +57,17 @@ def write_run_page(converted: Converted, fingerprint: str, seen: Section, folder
 
 def _measured(converted: Converted, name: str, fingerprint: str) -> dict[str, Any] | None:
     """A record, if it is of this very network."""
-    path = converted.results / name
+    content = _read_json(converted.results / name)
+    return content if content and content.get("snn_fingerprint") == fingerprint else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    content = dict(json.loads(path.read_text(encoding="utf-8")))
-    return content if content.get("snn_fingerprint") == fingerprint else None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): remove it, and make it again") from None
 
 
 def _settings(record: Mapping[str, Any]) -> str:
@@ -129,10 +136,9 @@ def _training(run: Path, folder: Path) -> Section:
 
 def _layers(converted: Converted) -> Section:
     title = "Layers"
-    path = converted.place / "report.json"
-    if not path.exists():
+    report = _read_json(converted.place / "report.json")
+    if report is None:
         return Section(title, command=f"python convert.py {converted.folder} --snn {converted.snn}")
-    report = json.loads(path.read_text(encoding="utf-8"))
     times = list(report["layers"][0]["at"])
     longest = times[-1]
     headings = ["layer", "neurons", "λ", f"rate, T = {longest}", "never fire"]
@@ -183,13 +189,13 @@ def _decisions(converted: Converted, record: dict[str, Any] | None) -> Section:
     title = "Early decisions"
     if record is None:
         return Section(title, command=_command(converted, " --adaptive"))
-    fixed = record["accuracy_fixed_at_mean"]
-    longest, mean = f"T = {record['timesteps']}", f"T = {fixed['T']}"
+    longest = f"T = {record['timesteps']}"
     rows = [
         ["as soon as a class is safe", f"{record['mean_steps']:.2f}", f"{record['accuracy']:.2%}"],
-        [f"at {mean}", f"{fixed['T']}", f"{fixed['accuracy']:.2%}"],
         [f"at {longest}", f"{record['timesteps']}", f"{record['accuracy_fixed']:.2%}"],
     ]
+    if fixed := record.get("accuracy_fixed_at_mean"):  # which older records lack
+        rows.insert(1, [f"at T = {fixed['T']}", f"{fixed['T']}", f"{fixed['accuracy']:.2%}"])
     sentence = (
         f"{record['images']:,} test images, of which at most {record['max_loss_points']:g} points "
         f"may be lost by deciding before {longest}; {_settings(record)}."
@@ -200,17 +206,14 @@ def _decisions(converted: Converted, record: dict[str, Any] | None) -> Section:
 
 def _environment(converted: Converted, simulated: dict[str, Any] | None) -> Section:
     about = converted.artifact.about
-    path = converted.folder / "environment.json"
-    trained = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    trained = _read_json(converted.folder / "environment.json")
     sources = {"training": trained, "conversion": about, "simulation": simulated}
     tables = [
         Table(["", step], _provenance(record), f"{step}")
         for step, record in sources.items()
         if record is not None
     ]
-    path = converted.folder / CONFIG
-    if path.exists():
-        config = json.loads(path.read_text(encoding="utf-8"))
+    if (config := _read_json(converted.folder / CONFIG)) is not None:
         rows = [[name, json.dumps(value)] for name, value in _flat(config)]
         tables.append(Table(["setting", "value"], rows, "settings of the training"))
     return Section("Environment", (), tables)
