@@ -11,6 +11,7 @@ from typing import Any
 
 from results.pages import WIDTH, item, table
 from tcl_jax import provenance
+from tcl_jax.report.names import by_number
 from tcl_jax.report.plots import plot_curves, plot_lambda, plot_training
 from tcl_jax.training.log import METRICS, read
 
@@ -117,11 +118,7 @@ def write_report(
 
 def _write_history(curve: Curve) -> None:
     plot_training(curve.epochs, curve.run / "training.png", title=curve.run.name)
-    # Act2 before act10, as they follow each other in the network.
-    layers = sorted(
-        curve.epochs[-1]["lambda"],
-        key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)],
-    )
+    layers = by_number(curve.epochs[-1]["lambda"])
     if not layers:
         return
     history = {layer: [r["lambda"][layer] for r in curve.epochs] for layer in layers}

@@ -153,7 +153,7 @@ def inspected(trained, converted, tmp_path_factory):
     report_run(open_converted(folder, "snn"), images=20, timesteps=(5, 10))
     for option in ("--energy", "--error"):
         succeed("simulate", folder, "--timesteps", 30, "--images", 50, option)
-    printed = _inspect(folder, "--images", "3,0", "--layers", "act1,output", "--timesteps", 30)
+    printed = _inspect(folder, "--image", "3,0", "--layers", "act1,output", "--timesteps", 30)
     return folder, printed
 
 
@@ -180,7 +180,7 @@ def test_traces_of_a_run_are_kept(inspected):
     for i, seen in enumerate(record["images"]):
         classes = arrays["classes"][:, i]
         assert seen["class"] == classes[-1] and seen["label"] == arrays["labels"][i]
-        since = seen["from"]
+        since = seen["settled_at"]
         assert (classes[since - 1 :] == classes[-1]).all()
         assert since == 1 or classes[since - 2] != classes[-1]
         assert re.search(rf"{seen['image']} │ +{seen['label']} │", printed)
@@ -215,7 +215,7 @@ def test_what_another_network_was_measured_to_be_is_left_out(inspected, tmp_path
     (folder / "summary.json").write_text(json.dumps(summary | {"snn_fingerprint": "0"}))
     for gone in ("metrics.jsonl", "environment.json", "energy.json", "snn/report.json"):
         (folder / gone).unlink(missing_ok=True)
-    _inspect(folder, "--images", 1, "--timesteps", 4, "--output", tmp_path / "seen")
+    _inspect(folder, "--image", 1, "--timesteps", 4, "--output", tmp_path / "seen")
     page = _Read((tmp_path / "seen" / "report.html").read_text(encoding="utf-8"))
     text = " ".join(" ".join(page.text).split())
     for option in ("", " --energy", " --adaptive"):
@@ -223,7 +223,7 @@ def test_what_another_network_was_measured_to_be_is_left_out(inspected, tmp_path
     assert "does not hold its training's metrics" in text
 
     (folder / "energy.json").write_text("{")
-    done = run("tcl_jax/__main__", "inspect", folder, "--images", 1, "--timesteps", 4)
+    done = run("tcl_jax/__main__", "inspect", folder, "--image", 1, "--timesteps", 4)
     assert done.status == 2 and f"{folder / 'energy.json'} is damaged" in done.err
 
 
@@ -275,8 +275,8 @@ def test_what_cannot_be_looked_into_is_refused(trained, converted, tmp_path):
         assert done.status == 2 and not list(tmp_path.iterdir()), done.err
         return done.err
 
-    assert "--images are from 0 to 358, got 400" in told("--images", "0,400")
-    assert "--images takes whole numbers, as 0,1,2, got 'x'" in told("--images", "0,x")
+    assert "--image must be from 0 to 358, got 400" in told("--image", "0,400")
+    assert "--image takes whole numbers, as 0,1,2, got 'x'" in told("--image", "0,x")
     assert "no layer of neurons is called 'act9': did you mean" in told("--layers", "act9")
     assert "--delay takes a whole number or auto, got 'x'" in told("--delay", "x")
     assert "give fewer layers, images or timesteps" in told("--timesteps", "1000000")

@@ -11,7 +11,8 @@ from tcl_jax.cli.processes import ALONE
 from tcl_jax.cli.simulate import CODING_HELP, NEURONS_HELP, READOUT_HELP
 from tcl_jax.cli.terminal import reported_at_exit
 from tcl_jax.errors import InputError
-from tcl_jax.report.tables import print_seen
+from tcl_jax.report.names import shortened
+from tcl_jax.report.tables import print_table
 from tcl_jax.runs.delay import AutoDelay
 from tcl_jax.runs.inspect import inspect_run
 from tcl_jax.simulation.coding import CODINGS
@@ -31,7 +32,7 @@ class Inspect:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, after convert.py."""
-    images: str = "0,1,2"
+    image: str = "0,1,2"
     """Which test images, by number from 0."""
     layers: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")] = None
     """Which layers, by name or a part of it, as act1,output (default: 8 of them, or all)."""
@@ -56,9 +57,9 @@ class Inspect:
 
     def numbers(self) -> list[int]:
         """Of the images."""
-        words = self.images.split(",")
+        words = self.image.split(",")
         if wrong := [word for word in words if not word.strip().isdecimal()]:
-            raise InputError(f"takes whole numbers, as 0,1,2, got {wrong[0]!r}", "images")
+            raise InputError(f"takes whole numbers, as 0,1,2, got {wrong[0]!r}", "image")
         return [int(word) for word in words]
 
     def settings(self) -> Simulation | AutoDelay:
@@ -66,10 +67,8 @@ class Inspect:
         if not (self.delay.isdecimal() or self.delay == "auto"):
             raise InputError(f"takes a whole number or auto, got {self.delay!r}", "delay")
         neurons, coding = NEURONS.read(self.neurons), CODINGS.read(self.coding)
-        readout, delay = READOUTS.read(self.readout), 0
-        if self.delay != "auto":
-            delay = int(self.delay)
-        one = Simulation(neurons, coding, readout, delay, self.seed)
+        delay = 0 if self.delay == "auto" else int(self.delay)
+        one = Simulation(neurons, coding, READOUTS.read(self.readout), delay, self.seed)
         return AutoDelay(one) if self.delay == "auto" else one
 
 
@@ -78,7 +77,7 @@ def main(arguments: list[str]) -> int:
         o = check_options(Inspect, arguments=arguments, prog=PROGRAM)
         numbers, settings = o.numbers(), o.settings()
         with ALONE.joined(batch_size=1):
-            seen = inspect_run(
+            found = inspect_run(
                 o.run,
                 numbers,
                 o.timesteps,
@@ -89,6 +88,7 @@ def main(arguments: list[str]) -> int:
                 data_dir=o.data_dir,
                 raw_dir=o.raw_dir,
             )
-        print_seen(seen.images, seen.layers, o.timesteps)
-        print(f"open {seen.page} in a browser")
+        _, names = shortened(found.layers, "")
+        print_table(f"{len(names)} layers: {', '.join(names)}", found.table)
+        print(f"open {found.page} in a browser")
     return 0

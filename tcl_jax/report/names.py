@@ -1,6 +1,7 @@
 """Names of layers, for where there is little room."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 
@@ -29,6 +30,17 @@ def shortened(names: Sequence[str], heading: str) -> tuple[str, list[str]]:
     if not start or len(set(short)) < len(set(names)):
         return heading, list(names)
     return f"{head}…{tail}", short
+
+
+def by_number(names: Iterable[str]) -> list[str]:
+    """Names in the order in which they follow each other in a network.
+
+    >>> by_number(["act10", "act2"])
+    ['act2', 'act10']
+    """
+    return sorted(
+        names, key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)]
+    )
 
 
 def _start(paths: Sequence[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from tcl_jax.progress import Console
+from tcl_jax.report import page
 from tcl_jax.report.layers import PARTS, Layer
 from tcl_jax.report.names import shortened
 from tcl_jax.report.sweep import Row, estimates, fitting, percent
@@ -153,6 +154,8 @@ def print_curve(
         for t, row in zip(latencies, rows, strict=True):
             row += [f"{error[t - 1]:.2%}"]
     _print(title, headings, rows)
+    if error is not None:
+        _console.print("RMS error: of the output's values, in % of their root mean square")
     for dtype, other in others:
         _console.print(f"the ANN in {dtype}, as it was trained: {other:.2%}", highlight=False)
     if top5 is not None and ann_top5 is None:
@@ -343,17 +346,9 @@ def _print_times(plan: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]
     _print("how long it takes", ("", "ms", *columns), rows, first="left")
 
 
-def print_seen(images: Sequence[Mapping[str, Any]], layers: Sequence[str], timesteps: int) -> None:
-    """What single images were taken for, and since when.
-
-    Args:
-        images: a record each, as `tcl_jax.runs.inspect.inspect_run` has it.
-        layers: those that were looked at.
-        timesteps: T.
-    """
-    rows = [[f"{of[name]}" for name in ("image", "label", "class", "from")] for of in images]
-    headings = ["test image", "label", f"class at T = {timesteps}", "from t ="]
-    _print(f"{len(layers)} layers: {', '.join(shortened(layers, '')[1])}", headings, rows)
+def print_table(title: str, table: page.Table) -> None:
+    """A table that a page shows, too."""
+    _print(title, table.headings, table.rows)
 
 
 def print_adaptive(content: Mapping[str, Any]) -> None:

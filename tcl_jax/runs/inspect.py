@@ -31,17 +31,19 @@ _ROOM = 2**30
 """Bytes that traces may take."""
 
 
-class Seen(NamedTuple):
+class Inspected(NamedTuple):
     """What was found.
 
     Attributes:
-        images: a record of each: its number, label, class, and from which t on it had that.
+        images: a record of each: its number, label and class, and the t from which on it had that.
         layers: full names.
+        table: the same of the images, for people.
         page: `report.html`.
     """
 
     images: list[dict[str, Any]]
     layers: tuple[str, ...]
+    table: Table
     page: Path
 
 
@@ -56,7 +58,7 @@ def inspect_run(
     output: Path | None = None,
     data_dir: Path | None = None,
     raw_dir: Path | None = None,
-) -> Seen:
+) -> Inspected:
     """Simulate some test images, keep what their neurons did, and show it.
 
     Writes `traces.npz` (images, labels, classes ``[t, image]``, and of each layer ``NAME/spikes``
@@ -83,9 +85,9 @@ def inspect_run(
     graph, about = converted.artifact.graph, converted.artifact.about
     total = converted.dataset.info.num_test
     if not numbers:
-        raise InputError("names no image: give one or more test images, by number", "images")
+        raise InputError("names no image: give one or more test images, by number", "image")
     if wrong := [n for n in numbers if not 0 <= n < total]:
-        raise InputError(f"are from 0 to {total - 1}, got {wrong[0]}", "images")
+        raise InputError(f"must be from 0 to {total - 1}, got {wrong[0]}", "image")
     numbers = list(dict.fromkeys(numbers))
     names = _some(graph) if layers is None else find_layers(graph, layers)
     _check_room(graph, names, timesteps, len(numbers))
@@ -94,15 +96,12 @@ def inspect_run(
     x, labels = _images(converted, numbers)
 
     def observe(state: State, spikes: dict[str, Array], t: Array) -> Any:
-        return traced_layers(graph, names, settings, state, spikes), classify(
-            graph, state, settings
-        )
+        of_layers = traced_layers(graph, names, settings, state, spikes)
+        return of_layers, classify(graph, state, settings)
 
     with progress.bar("simulating", total=len(numbers), unit="images") as done:
         found, classes = run(graph, x, timesteps, observe, settings)[1]
-        arrays = {
-            name: (np.asarray(t.spikes), np.asarray(t.potential)) for name, t in found.items()
-        }
+        arrays = {n: (np.asarray(t.spikes), np.asarray(t.potential)) for n, t in found.items()}
         done(len(numbers))
     classes = np.asarray(classes)
     output = output or converted.results / "inspect"
@@ -110,7 +109,12 @@ def inspect_run(
     _write_arrays(output / "traces.npz", arrays, np.asarray(x), labels, classes, numbers)
     fingerprint = artifacts.fingerprint(converted.place) or ""
     seen = [
-        {"image": n, "label": int(labels[i]), "class": int(classes[-1, i]), "from": _since(of)}
+        {
+            "image": n,
+            "label": int(labels[i]),
+            "class": int(classes[-1, i]),
+            "settled_at": _settled(of),
+        }
         for i, (n, of) in enumerate(zip(numbers, classes.T, strict=True))
     ]
     record = {
@@ -137,9 +141,11 @@ def inspect_run(
             Picture(path, f"spikes, membrane potentials and rates, image {of['image']}")
         )
     write_json(output / "inspect.json", record)
-    section = _section(seen, timesteps, settings, pictures)
+    rows = [[str(value) for value in of.values()] for of in seen]
+    table = Table(["test image", "label", f"class at T = {timesteps}", "settled at t ="], rows)
+    section = Section("Single images", [_sentence(timesteps, settings)], [table], pictures)
     page = write_run_page(converted, fingerprint, section, output)
-    return Seen(seen, names, page)
+    return Inspected(seen, names, table, page)
 
 
 def _some(graph: Graph) -> tuple[str, ...]:
@@ -165,7 +171,7 @@ def _images(converted: Converted, numbers: Sequence[int]) -> tuple[Array, np.nda
     return x, np.concatenate([np.asarray(batch["label"]) for batch in batches])
 
 
-def _since(classes: np.ndarray) -> int:
+def _settled(classes: np.ndarray) -> int:
     """The first t from which on the class is the last one."""
     other = np.flatnonzero(classes != classes[-1])
     return int(other[-1]) + 2 if other.size else 1
@@ -186,14 +192,9 @@ def _write_arrays(
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def _section(
-    seen: Sequence[dict[str, Any]], timesteps: int, settings: Simulation, pictures: list[Picture]
-) -> Section:
+def _sentence(timesteps: int, settings: Simulation) -> str:
     said = settings.said()
-    sentence = (
+    return (
         f"{timesteps} steps, {said['neurons']} neurons, {said['coding']} input, {said['readout']} "
         "readout.  Potentials are in thresholds, after each step; marks above are spikes."
     )
-    rows = [[f"{s['image']}", *(f"{s[of]}" for of in ("label", "class", "from"))] for s in seen]
-    headings = ["test image", "label", f"class at T = {timesteps}", "from t ="]
-    return Section("Single images", [sentence], [Table(headings, rows)], pictures)

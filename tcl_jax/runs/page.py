@@ -2,19 +2,22 @@
 
 import csv
 import json
-import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tcl_jax import provenance
 from tcl_jax.errors import InputError
+from tcl_jax.report.names import by_number
 from tcl_jax.report.page import Picture, Section, Table, write_page
 from tcl_jax.report.plots import plot_lambda, plot_training
 from tcl_jax.runs.converted import Converted
 from tcl_jax.runs.simulate import latencies
 from tcl_jax.training import CONFIG
+from tcl_jax.training import config as configs
 from tcl_jax.training.log import METRICS, read
 
 PAGE = "report.html"
@@ -79,7 +82,7 @@ def _settings(record: Mapping[str, Any]) -> str:
 def _curve(converted: Converted, record: dict[str, Any] | None) -> Section:
     title = "Accuracy against latency"
     if record is None:
-        return Section(title, command=_command(converted, ""))
+        return Section(title, command=_command(converted, "simulate.py"))
     with (converted.results / "curve.csv").open(newline="", encoding="utf-8") as file:
         curve = [{of: float(v) for of, v in row.items()} for row in csv.DictReader(file)]
     ann = record["ann_accuracy"]
@@ -120,12 +123,8 @@ def _training(run: Path, folder: Path) -> Section:
     ]
     plot_training(epochs, folder / "training.png", title=run.name)
     pictures = [Picture(folder / "training.png", "loss and accuracy by epoch")]
-    # Act2 before act10, as they follow each other in the network.
-    layers = sorted(
-        last["lambda"], key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)]
-    )
     tables = []
-    if layers:
+    if layers := by_number(last["lambda"]):
         history = {name: [float(np.mean(r["lambda"][name])) for r in epochs] for name in layers}
         plot_lambda(history, folder / "lambda.png", title="λ during training")
         pictures.append(Picture(folder / "lambda.png", "λ of every layer by epoch", small=True))
@@ -138,7 +137,7 @@ def _layers(converted: Converted) -> Section:
     title = "Layers"
     report = _read_json(converted.place / "report.json")
     if report is None:
-        return Section(title, command=f"python convert.py {converted.folder} --snn {converted.snn}")
+        return Section(title, command=_command(converted, "convert.py"))
     times = list(report["layers"][0]["at"])
     longest = times[-1]
     headings = ["layer", "neurons", "λ", f"rate, T = {longest}", "never fire"]
@@ -170,7 +169,7 @@ def _layers(converted: Converted) -> Section:
 def _energy(converted: Converted, record: dict[str, Any] | None) -> Section:
     title = "Energy"
     if record is None:
-        return Section(title, command=_command(converted, " --energy"))
+        return Section(title, command=_command(converted, "simulate.py", "--energy"))
     cost, ann = record["cost_pj"], record["ann"]
     rows = [
         [t, f"{at['macs']:,}", f"{at['additions']:,.0f}", f"{at['energy_uj']:,.3f}"]
@@ -188,7 +187,7 @@ def _energy(converted: Converted, record: dict[str, Any] | None) -> Section:
 def _decisions(converted: Converted, record: dict[str, Any] | None) -> Section:
     title = "Early decisions"
     if record is None:
-        return Section(title, command=_command(converted, " --adaptive"))
+        return Section(title, command=_command(converted, "simulate.py", "--adaptive"))
     longest = f"T = {record['timesteps']}"
     rows = [
         ["as soon as a class is safe", f"{record['mean_steps']:.2f}", f"{record['accuracy']:.2%}"],
@@ -213,35 +212,24 @@ def _environment(converted: Converted, simulated: dict[str, Any] | None) -> Sect
         for step, record in sources.items()
         if record is not None
     ]
-    if (config := _read_json(converted.folder / CONFIG)) is not None:
-        rows = [[name, json.dumps(value)] for name, value in _flat(config)]
+    if (path := converted.folder / CONFIG).exists():
+        settings = configs.flat(configs.read(path))
+        rows = [[name, json.dumps(value)] for name, value in settings.items()]
         tables.append(Table(["setting", "value"], rows, "settings of the training"))
     return Section("Environment", (), tables)
 
 
 def _provenance(record: Mapping[str, Any]) -> list[list[str]]:
-    hardware = record["hardware"]
-    device = f"{hardware['device']}, {hardware['devices']} devices ({hardware['backend']})"
     libraries = ", ".join(f"{name} {version}" for name, version in record["libraries"].items())
     return [
         ["command", str(record["command"])],
         ["commit", str(record["commit"])],
-        ["hardware", f"{device}, {hardware['host_cores']} cores"],
+        ["hardware", f"{provenance.machine(record)}; {record['hardware']['devices']} devices"],
         ["Python", str(record["python"])],
         ["libraries", libraries],
     ]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, value))
-    return found
-
-
-def _command(converted: Converted, option: str) -> str:
-    snn = "" if converted.snn == "snn" else f" --snn {converted.snn}"
-    return f"python simulate.py {converted.folder}{snn}{option}"
+def _command(converted: Converted, script: str, *options: str) -> str:
+    named = () if converted.snn == "snn" else ("--snn", converted.snn)
+    return shlex.join(["python", script, str(converted.folder), *named, *options])

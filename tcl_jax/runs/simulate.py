@@ -111,7 +111,7 @@ def simulate_run(
     """
     check_numbers(timesteps, settings, batch_size=batch_size, images=images)
     if error and cost is not None:
-        raise InputError("operations are counted or values compared: leave energy or error out")
+        raise InputError("operations are counted or values compared: leave cost or error out")
     cluster = cluster or everywhere()
     data = {"data_dir": data_dir, "raw_dir": raw_dir}
     converted = cluster.first(lambda: open_converted(folder, snn, **data))

@@ -41,7 +41,7 @@ class Coding(Choice, ABC):
         """
         return images(graph, x)
 
-    def currents(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+    def analog_inputs(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
         """How many analog inputs, each multiplied by the first weights, there were by step t.
 
         None, where not said otherwise: what is fed are spikes.
@@ -73,7 +73,7 @@ class Analog(Coding):
     reference: ClassVar[str] = "Ho & Chang 2021"
     constant: ClassVar[bool] = True
 
-    def currents(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+    def analog_inputs(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
         return np.ones_like(t)
 
     def encode(
@@ -168,7 +168,7 @@ class Frames(Coding):
         frames = images(graph, x.reshape(-1, *of_one))
         return frames.reshape(shape)
 
-    def currents(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+    def analog_inputs(self, t: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
         return 1 + (t - 1) // self.hold
 
     def encode(

@@ -55,7 +55,7 @@ class Activity:
         layers: in order; the output's comes last.
         by_image: synaptic operations of every image at t = 1, 2, ...
         analog: operations that an analog input costs an image.
-        currents: how many of these there were by t = 1, 2, ...: 1 where it is constant.
+        analog_inputs: how many of these there were by t = 1, 2, ...: 1 where it is constant.
         ann: operations of the analog network for an image.
         potentials: bytes of all membrane potentials of an image.
     """
@@ -63,7 +63,7 @@ class Activity:
     layers: tuple[LayerActivity, ...]
     by_image: Int[np.ndarray, "t n"]
     analog: Operations
-    currents: Int[np.ndarray, " t"]
+    analog_inputs: Int[np.ndarray, " t"]
     ann: Operations
     potentials: int
 
@@ -86,7 +86,7 @@ class Activity:
 
     def total(self) -> tuple[Int[np.ndarray, " t"], Float[np.ndarray, " t"]]:
         """MACs and ACs of an image up to T = 1, 2, ..., on average, its analog inputs counted."""
-        inputs = self.currents
+        inputs = self.analog_inputs
         return self.analog.macs * inputs, self.analog.additions * inputs + self.operations()
 
     def energy(self, cost: OperationCost = FLOAT32) -> Float[np.ndarray, " t"]:
@@ -96,12 +96,12 @@ class Activity:
 
         with the number C of analog inputs up to T, 1 of an image.
         """
-        return self.analog.energy(cost) * self.currents + cost.ac * self.operations()
+        return self.analog.energy(cost) * self.analog_inputs + cost.ac * self.operations()
 
     def energies(self, cost: OperationCost = FLOAT32) -> Float[np.ndarray, "t n"]:
         """The same of every single image."""
-        currents = self.currents[:, None]
-        return self.analog.energy(cost) * currents + cost.ac * np.cumsum(self.by_image, 0)
+        inputs = self.analog_inputs[:, None]
+        return self.analog.energy(cost) * inputs + cost.ac * np.cumsum(self.by_image, 0)
 
     def traffic(self) -> Float[np.ndarray, " t"]:
         """Bytes of membrane potentials that are read and written up to T = 1, 2, ..., an image.
@@ -157,8 +157,8 @@ def measure(
     check_times(timesteps)
     counted = graph if counted is None else counted
     synapses = fan_outs(counted)
-    currents = settings.coding.currents(np.arange(1, timesteps + 1))
-    if currents.any():
+    inputs = settings.coding.analog_inputs(np.arange(1, timesteps + 1))
+    if inputs.any():
         del synapses[graph.input.name]
 
     images: list[np.ndarray] = []
@@ -178,12 +178,12 @@ def measure(
     if cluster is not None:
         by_image = np.concatenate(cluster.gather(by_image), 1)
     layers = tuple(LayerActivity(n, s.index.size, *found[n]) for n, s in synapses.items())
-    analog = analog_operations(counted, first=True) if currents.any() else Operations(0, 0)
+    analog = analog_operations(counted, first=True) if inputs.any() else Operations(0, 0)
     shapes = g.shapes(counted)
     neurons = sum(int(np.prod(shapes[n.name])) for n in counted.spiking)
     potentials = neurons * np.dtype(graph.dtype).itemsize
     ann = analog_operations(counted)
-    return right / classes, Activity(layers, by_image, analog, currents, ann, potentials)
+    return right / classes, Activity(layers, by_image, analog, inputs, ann, potentials)
 
 
 @partial(jax.jit, static_argnames=("timesteps", "top"))
