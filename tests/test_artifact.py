@@ -30,14 +30,13 @@ ABOUT = {"norm": "tcl", "lambda": {"neuron": 0.1, "per channel": [0.5, 1 / 3]}, 
 @implicit()
 def _network(w, x):
     """One of every kind of node that convert makes."""
-    x = jax.lax.conv_general_dilated(
-        x, w["conv"], (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(x, w["conv"], (1, 1), "SAME", dimension_numbers=layout)
     x = clip(nn.relu(x + w["b"]), 0.7)
     x = clip(nn.relu(nn.avg_pool(x, (2, 2), (2, 2)) + 0.1), w["lam"])
     y = clip(nn.relu(x * w["b"]), 0.3) + x
     y = jnp.pad(jnp.concatenate([y, x], 1), ((0, 0), (1, 0), (0, 1), (0, 0)))[:, 1:3, :2]
-    y = y.transpose(0, 2, 1, 3)
+    y = jnp.einsum("bhwi,hio->bwho", jnp.cumsum(y, 1)[:, ::-1], w["by row"])
     return (y.reshape(y.shape[0], -1) @ w["fc"]) + y.mean((1, 2)) @ w["fc"][:3]
 
 
@@ -48,6 +47,7 @@ def artifact() -> Artifact:
         "conv": rng.normal(0, 1, (3, 3, 2, 3)),
         "b": np.array([0.1, 0.2, 0.3]),
         "lam": np.array([0.5, 0.6, 0.7]),
+        "by row": rng.normal(0, 1, (2, 3, 3)),
         "fc": rng.normal(0, 1, (12, 100)),
     }
     w = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), w)

@@ -13,7 +13,7 @@ import pytest
 import wiring
 
 from tcl_jax import graph as g
-from tcl_jax.graph.ops.base import by_channel, compact, constant_along, equal, rounded
+from tcl_jax.graph.ops.base import aligned, compact, constant_along, equal, rounded
 
 RNG = np.random.default_rng(0)
 SHAPE = (4, 3, 4)
@@ -68,7 +68,11 @@ OPERATIONS = {
     "depthwise": Row(conv(4), "ta", ""),
     "linear": Row(of(g.Dense, numbers(4, 5), numbers(5)), "ta", ""),
     "linear without bias": Row(lambda: g.Dense(jnp.ones((4, 5)), None), "ta", ""),
+    "sparse": Row(of(g.Sparse, numbers(4, 5) * (RNG.random((4, 5)) < 0.4), numbers(5)), "ta", ""),
+    "linear by column": Row(of(g.Linear, numbers(3, 4, 5), numbers(3, 5)), "ta", ""),
+    "linear by place": Row(of(g.Linear, numbers(4, 3, 4, 2), numbers(4, 3, 2)), "ta", "ta"),
     "scale": Row(of(g.Scale, numbers(4), numbers(4)), "ta", "ta"),
+    "masked": Row(of(g.Scale, numbers(4) * np.array([1, 0, 0, 1]), numbers(4)), "ta", "ta"),
     "scale by place": Row(of(g.Scale, numbers(4, 3, 1), numbers()), "ta", "ta"),
     "pool": Row(
         of(g.Pool, 0.25, window=(2, 2, 1), strides=(2, 1, 1), padding=((0, 0), (1, 0), (0, 0))),
@@ -93,6 +97,9 @@ OPERATIONS = {
     "padding": Row(of(g.Pad, padding=((1, 0, 0), (0, 2, 1), (0, 0, 0))), "cs", ""),
     "padded channels": Row(of(g.Pad, padding=((0, 0, 0), (0, 0, 0), (1, -1, 0))), "", ""),
     "cut": Row(of(g.Slice, start=(1, 0, 1), stop=(4, 3, 4), strides=(2, 1, 2)), "cs", "cs"),
+    "picked columns": Row(of(g.Take, axis=1, index=(2, -1, 0, 0, 2)), "cs", "c"),
+    "picked rows": Row(of(g.Take, axis=0, index=(3, -1, 0)), "cs", "cs"),
+    "flipped channels": Row(of(g.Take, axis=2, index=(3, 2, 1, 0)), "cs", "cs"),
 }  # fmt: skip
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 SIZES = {
@@ -256,5 +263,5 @@ def test_scales_are_told_apart_by_what_they_differ_along():
     by_row = np.array([[1.0], [2.0]]) * np.ones((2, 3))
     assert compact(by_row).shape == (2, 1) and compact(np.ones((2, 3))).shape == ()
     assert constant_along(by_row, [False, True]) and not constant_along(by_row, [True, False])
-    assert by_channel(by_row.T) and not by_channel(by_row)
+    assert aligned(by_row.T, (2,)) is not None and aligned(by_row, (2,)) is None
     assert equal(by_row, compact(by_row)) and not equal(by_row, by_row.T[:2, :2].max(keepdims=True))

@@ -311,24 +311,20 @@ def test_an_equinox_model(rng):
         (lambda x: jax.nn.standardize(x), "batch norm"),
         (lambda x: jax.lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, x), "control flow"),
         (lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), "control flow"),
-        (lambda x: jax.lax.scan(lambda c, x: (c, x), 0, x)[1], "a scan over the signal itself"),
+        (lambda x: jax.lax.scan(lambda c, x: (c, 2 * x), 0, x)[1], "a scan over the signal itself"),
         (
             lambda x: jax.lax.scan(lambda c, i: (c, c * i), x, jnp.arange(3.0))[1][0],
             "a scan that stacks signals",
         ),
-        (
-            lambda x: jnp.concatenate([x, jnp.ones((x.shape[0], 2))], 1),
-            "joining the signal with a constant is affine, but",
-        ),
-        (lambda x: jnp.pad(x, ((0, 0), (1, 1)), constant_values=1.0), "other than 0"),
+        (lambda x: x[jnp.arange(x.shape[0])[::-1]], "picked for an image is of another one"),
+        (lambda x: x[::-1], "picked for an image is of another one"),
+        (lambda x: x.at[0].set(1.0), "picked for an image is of another one"),
+        (lambda x: x.at[:, jnp.array([0, 5])].get(mode="fill"), "lies outside of the signal"),
+        (lambda x: jnp.cumsum(x, 0), "a running sum over the batch"),
         (lambda x: jnp.concatenate([x, x], 0), "over the batch mixes images"),
         (lambda x: x[:2], "a part of the batch"),
         (lambda x: x.reshape(-1), "the batch axis is merged"),
         (lambda x: x.T @ jnp.ones((x.shape[0], 4)), "mixes images"),
-        (
-            lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], 3, 4)),
-            "repeating the signal along an axis is linear, but",
-        ),
         (lambda x: x * jnp.arange(x.shape[0])[:, None], "differs between the images"),
         (lambda x: jnp.argmax(x, -1), "return the logits"),
         (lambda x: x.max(-1), "a maximum over the signal"),
@@ -338,6 +334,16 @@ def test_an_equinox_model(rng):
 def test_refused_in_words(fn, says):
     with pytest.raises(UnsupportedOperation, match=says):
         trace(implicit()(fn), jnp.zeros((1, 4)))
+
+
+def test_places_that_depend_on_the_input_are_refused():
+    rows, how = jnp.ones((5, 2)), {"wrap_negative_indices": False}
+    for function, says in (
+        (lambda x: rows.at[x].get(**how), "that are picked depend on the input"),
+        (lambda x: jnp.zeros((len(x), 9)).at[:, x[:, 0]].set(1.0, **how), "picked depend on"),
+    ):
+        with pytest.raises(UnsupportedOperation, match=says):
+            trace(implicit()(function), jnp.zeros((1, 4), jnp.int32))
 
 
 def test_dropout_in_training_is_refused():

@@ -18,14 +18,17 @@ from tcl_jax.graph.ops.layout import Concat as Concat
 from tcl_jax.graph.ops.layout import Pad as Pad
 from tcl_jax.graph.ops.layout import Reshape as Reshape
 from tcl_jax.graph.ops.layout import Slice as Slice
+from tcl_jax.graph.ops.layout import Take as Take
 from tcl_jax.graph.ops.layout import Transpose as Transpose
 from tcl_jax.graph.ops.sums import Add as Add
 from tcl_jax.graph.ops.sums import Pool as Pool
 from tcl_jax.graph.ops.sums import Sum as Sum
 from tcl_jax.graph.ops.weights import Conv as Conv
 from tcl_jax.graph.ops.weights import Dense as Dense
+from tcl_jax.graph.ops.weights import Linear as Linear
 from tcl_jax.graph.ops.weights import Quantise as Quantise
 from tcl_jax.graph.ops.weights import Scale as Scale
+from tcl_jax.graph.ops.weights import Sparse as Sparse
 from tcl_jax.graph.readings import check_batch as check_batch
 from tcl_jax.graph.readings import constant_values as constant_values
 from tcl_jax.graph.readings import evaluate as evaluate

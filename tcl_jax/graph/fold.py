@@ -23,11 +23,11 @@ def fold(graph: g.Graph) -> g.Graph:
 
     >>> import jax.numpy as jnp
     >>> from tcl_jax.conversion import fold, trace
-    >>> graph = trace(lambda x: (x @ jnp.eye(2) - 1.0) * 3.0, jnp.zeros((1, 2)))
+    >>> graph = trace(lambda x: (x @ jnp.ones((2, 2)) - 1.0) * 3.0, jnp.zeros((1, 2)))
     >>> [type(node.op).__name__ for node in graph.nodes]
     ['Input', 'Dense', 'Scale', 'Scale', 'Output']
     >>> dense = fold(graph).nodes[1].op
     >>> dense.kernel.tolist(), dense.bias.tolist()
-    ([[3.0, 0.0], [0.0, 3.0]], [-3.0, -3.0])
+    ([[3.0, 3.0], [3.0, 3.0]], [-3.0, -3.0])
     """
     return settle(graph.nodes, g.shapes(graph), graph.dtype)

@@ -15,8 +15,7 @@ from tcl_jax import clipping
 DEFAULT = "build the network of affine maps with ReLU or TCL between them"
 _TRAIN = "use tcl_jax.TCL and train again"
 _LEAKY = "write it as nn.relu(x) - a * nn.relu(-x), a being its slope"
-_SAME = "slice and concatenate instead, or multiply by a constant matrix"
-_MASK = "multiply by a mask of zeros and ones, and add a constant"
+MASK = "multiply by a mask of zeros and ones, and add a constant"
 
 CLAMP = "between l and u write l + clip(nn.relu(x - l), u - l)"
 MAXIMUM = "write max(a, b) as b + nn.relu(a - b)"
@@ -43,15 +42,6 @@ _COMPARISON = Reason(
     "write a ReLU as nn.relu(x), and a leaky one of slope a as nn.relu(x) - a * nn.relu(-x)",
 )
 _ORDER = Reason("a choice by the signal's own order is not affine")
-REPEATED = Reason(
-    "repeating the signal along an axis is linear, but is not converted",
-    "concatenate copies of it instead",
-)
-_PADDED = Reason(
-    "padding with the signal's own values is linear, but is not converted",
-    "pad with zeros, or concatenate slices of it",
-)
-_WRITES = Reason("writing into the signal is affine, but is not converted", _MASK)
 
 _PRIMITIVES = {
     "reduce_window_max": Reason(
@@ -79,20 +69,6 @@ _PRIMITIVES = {
     "while": Reason(
         "control flow depends on the data", "write the loop in Python, or as a scan"
     ),
-    "rev": Reason(
-        "flipping an axis is linear, but is not converted",
-        "multiply the axis by jnp.eye(n)[::-1] instead",
-    ),
-    "cumsum": Reason(
-        "a running sum is linear, but is not converted",
-        "multiply the axis by jnp.triu(jnp.ones((n, n))) instead",
-    ),
-    "gather": Reason("picking values out is linear, but is not converted", _SAME),
-    "tile": REPEATED,
-    "scatter-mul": Reason("multiplying parts of the signal in place is not converted", _MASK),
-    "scatter": _WRITES,
-    "scatter-add": _WRITES,
-    "dynamic_update_slice": _WRITES,
     **dict.fromkeys(
         ("fft", "triangular_solve", "linear_solve"),
         Reason("this is linear, but is not converted", "multiply by a constant matrix instead"),
@@ -149,7 +125,6 @@ _FUNCTIONS = {
         _NORM,
     ),
     **dict.fromkeys(("median", "quantile", "percentile"), _ORDER),
-    **dict.fromkeys(("_pad_edge", "_pad_symmetric_or_reflect", "_pad_wrap"), _PADDED),
     "remainder": Reason("a remainder is not continuous"),
     "BatchNorm.__call__": Reason(
         "batch norm takes its statistics from the batch, which mixes images",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tcl_jax import graph as g
-from tcl_jax.tracing import advice
+from tcl_jax.tracing import selections
 from tcl_jax.tracing.tracer import Signal, Tracer
 
 
@@ -16,21 +16,8 @@ def inner(x: Signal, by_axis: Any) -> tuple[Any, ...]:
     return tuple(by_axis[x.axes.index(i)] for i in range(1, len(x.axes)))
 
 
-def reshaped(t: Tracer, eqn: Any, x: Signal, shape: tuple[int, ...]) -> int:
-    """The node whose value is that of the signal's node in another shape, without the batch."""
-    # What gives an axis of length one and takes it away again leaves no trace.
-    before = t.reshaped.get(x.node)
-    if before is not None and t.shapes.get(before) == shape:
-        return before
-    node = t.add(eqn, "reshape", g.Reshape(shape), (x.node,), ()).node
-    t.reshaped[node] = x.node
-    return node
-
-
 def reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    if math.prod(before) != math.prod(after):
-        return t.refuse(eqn, *advice.REPEATED)
     if before == after:
         return x
     # The batch keeps its place in memory: as much before it as before.
@@ -58,14 +45,14 @@ def reshape(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
     else:
         others = [i for i in range(len(before)) if i != x.batch]
         x = t.arranged(x, tuple(int(i) for i in np.argsort((x.batch, *others))))
-    node = reshaped(t, eqn, x, tuple(after[i] for i in rest))
+    node = t.in_shape(eqn, x.node, tuple(after[i] for i in rest))
     return Signal(node, tuple(int(i) for i in np.argsort((batch, *rest))))
 
 
 def broadcast(t: Tracer, eqn: Any, x: Signal, *_: Any) -> Any:
-    # Signals only gain axes of length one; so the order of the others, which are not repeated,
-    # is that of a reshape.
-    return reshape(t, eqn, x)
+    # Where signals only gain axes of length one, the order of the others is that of a reshape.
+    repeats = math.prod(eqn.invars[0].aval.shape) != math.prod(eqn.outvars[0].aval.shape)
+    return selections.selection(t, eqn, x) if repeats else reshape(t, eqn, x)
 
 
 def transpose(t: Tracer, eqn: Any, x: Signal) -> Any:
@@ -74,26 +61,34 @@ def transpose(t: Tracer, eqn: Any, x: Signal) -> Any:
 
 def concatenate(t: Tracer, eqn: Any, *parts: Any) -> Any:
     axis = eqn.params["dimension"]
+    if len(own := [p for p in parts if isinstance(p, Signal) or np.size(p)]) == 1:
+        return own[0]  # beside margins of no width
     first = next(p for p in parts if isinstance(p, Signal))
     if not all(isinstance(p, Signal) for p in parts):
-        return t.refuse(
-            eqn,
-            "joining the signal with a constant is affine, but is not converted",
-            "pad it with zeros, and add a constant",
-        )
+        return selections.selection(t, eqn, *parts)
     if any(p.batch != first.batch for p in parts) or axis == first.batch:
         return t.refuse(eqn, "a concatenation over the batch mixes images")
     read = tuple(t.arranged(p, first.axes).node for p in parts)
     return t.add(eqn, "concat", g.Concat(first.axes[axis] - 1), read, first.axes)
 
 
+def stack(t: Tracer, eqn: Any, *parts: Any) -> Any:
+    first = next(p for p in parts if isinstance(p, Signal))
+    if not all(isinstance(p, Signal) for p in parts):
+        return selections.selection(t, eqn, *parts)
+    if any(p.batch != first.batch for p in parts):
+        return t.refuse(eqn, "signals are stacked whose images lie along different axes")
+    inner_shape = inner(first, eqn.invars[0].aval.shape)
+    read = (t.arranged(p, first.axes).node for p in parts)
+    rows = tuple(t.in_shape(eqn, node, (1, *inner_shape)) for node in read)
+    axes = [a + (a > 0) for a in first.axes]
+    axes.insert(eqn.params["axis"], 1)
+    return t.add(eqn, "concat", g.Concat(0), rows, tuple(axes))
+
+
 def pad(t: Tracer, eqn: Any, x: Any, value: Any) -> Any:
     if not isinstance(x, Signal) or isinstance(value, Signal) or np.any(np.asarray(value) != 0):
-        return t.refuse(
-            eqn,
-            "padding with something other than 0 is affine, but is not converted",
-            "pad with zeros, and add a constant",
-        )
+        return selections.selection(t, eqn, x, value)
     config = eqn.params["padding_config"]
     if any(config[x.batch]):
         return t.refuse(eqn, "the batch is padded")

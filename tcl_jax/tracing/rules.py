@@ -1,15 +1,13 @@
 """What every JAX primitive does to a signal: the node that it becomes, or why it is refused."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from tcl_jax import graph as g
 from tcl_jax.clipping import CLIP_CALL
-from tcl_jax.tracing import advice, layout
+from tcl_jax.tracing import advice, layout, linear, selections
 from tcl_jax.tracing.tracer import (
     FEWEST_BITS,
     Placeholder,
@@ -138,6 +136,13 @@ def _select(t: Tracer, eqn: Any, which: Any, *cases: Any) -> Any:
     return total
 
 
+def _scatter_mul(t: Tracer, eqn: Any, x: Any, places: Any, factors: Any) -> Any:
+    if not isinstance(x, Signal) or isinstance(places, Signal) or isinstance(factors, Signal):
+        return t.refuse(eqn, "parts of one value are multiplied with the signal", advice.MASK)
+    ones = np.ones(eqn.invars[0].aval.shape, eqn.invars[0].aval.dtype)
+    return _scale(t, eqn, x, selections.carried_out(eqn, (ones, places, factors)), 0.0)
+
+
 def _same(t: Tracer, eqn: Any, x: Signal) -> Any:
     return x
 
@@ -164,115 +169,6 @@ def _reduce_precision(t: Tracer, eqn: Any, x: Signal) -> Any:
 
 def _rounded(t: Tracer, eqn: Any, to: Any) -> Refused:
     return t.refuse(eqn, f"a cast to {to} rounds", "keep the signal in floating point")
-
-
-# --- Linear maps --------------------------------------------------------------------------------
-
-
-def _note_precision(t: Tracer, eqn: Any) -> None:
-    """Note where a function asks for less than it is traced with: bfloat16, on some backend."""
-    if eqn.params["precision"] != (lax.Precision.HIGHEST, lax.Precision.HIGHEST):
-        t.bits = min(t.bits, FEWEST_BITS)
-
-
-def _conv(t: Tracer, eqn: Any, x: Any, kernel: Any) -> Any:
-    p, spec = eqn.params, eqn.params["dimension_numbers"]
-    if not isinstance(x, Signal) or isinstance(kernel, Signal):
-        return t.refuse(eqn, "the kernel of a convolution depends on the input")
-    if p["batch_group_count"] != 1 or any(d != 1 for d in p["lhs_dilation"]):
-        return t.refuse(
-            eqn,
-            "a transposed or batch-grouped convolution is linear, but is not converted",
-            "use a convolution or a dense layer",
-        )
-    if spec.lhs_spec[0] != x.batch:
-        return t.refuse(eqn, "the batch of a convolution is not that of the images")
-    _note_precision(t, eqn)
-    x = t.arranged(x, _channels_last(spec.lhs_spec))
-    hwio = (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0])
-    array = jnp.transpose(t.array(kernel), hwio)
-    return t.add(
-        eqn,
-        "conv",
-        g.Conv(
-            array,
-            None,
-            tuple(p["window_strides"]),
-            tuple((int(low), int(high)) for low, high in p["padding"]),
-            tuple(p["rhs_dilation"]),
-            p["feature_group_count"],
-        ),
-        (x.node,),
-        _channels_last(spec.out_spec),
-    )
-
-
-def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
-    """Axes of a signal whose batch, features and space lie as in a convolution's specification."""
-    return tuple(int(i) for i in np.argsort((spec[0], *spec[2:], spec[1])))
-
-
-def _dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
-    if isinstance(a, Signal) and isinstance(b, Signal):
-        return t.refuse(eqn, "the product of two signals is not affine (attention?)")
-    (contract_a, contract_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
-    signal_first = isinstance(a, Signal)
-    x, contract, weight, with_ = (
-        (a, contract_a, b, contract_b) if signal_first else (b, contract_b, a, contract_a)
-    )
-    if batch_a:
-        if x.batch in (batch_a if signal_first else batch_b):
-            return t.refuse(eqn, "every image meets weights of its own")
-        return t.refuse(
-            eqn,
-            "a product with weights of its own at every position is linear, but is not converted",
-            "multiply the flattened signal by one matrix instead",
-        )
-    if x.batch in contract:
-        return t.refuse(eqn, "a sum over the batch mixes images")
-    _note_precision(t, eqn)
-    # From [batch, free axes, contracted axes] to [batch, free axes, those of the weight].
-    rank = len(x.axes)
-    free = [i for i in range(rank) if i not in contract]
-    inner = [i for i in free if i != x.batch]
-    axes = tuple(int(i) for i in np.argsort((x.batch, *inner, *contract)))
-    batch, x = x.batch, t.arranged(x, axes)
-    kept = [eqn.invars[not signal_first].aval.shape[i] for i in inner]
-    weight = np.asarray(weight, t.dtype)
-    rest = [i for i in range(weight.ndim) if i not in with_]
-    outer = tuple(weight.shape[i] for i in rest)
-    size = math.prod(weight.shape[i] for i in with_)
-    matrix = t.array(weight.transpose([*with_, *rest]).reshape(size, -1))
-    before = x.node if len(contract) == 1 else layout.reshaped(t, eqn, x, (*kept, size))
-    x = t.add(eqn, "dense", g.Dense(matrix, None), (before,), ())
-    node = x.node if len(outer) == 1 else layout.reshaped(t, eqn, x, (*kept, *outer))
-    own = [0 if i == batch else 1 + inner.index(i) for i in free]
-    others = [1 + len(inner) + k for k in range(len(outer))]
-    return Signal(node, tuple(own + others if signal_first else others + own))
-
-
-def _pool(t: Tracer, eqn: Any, x: Signal) -> Any:
-    p = eqn.params
-    if p["window_dimensions"][x.batch] != 1:
-        return t.refuse(eqn, "pooling over the batch mixes images")
-    if any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"])):
-        return t.refuse(
-            eqn, "dilated pooling is linear, but is not converted", "use a convolution instead"
-        )
-    window, strides = (layout.inner(x, p[k]) for k in ("window_dimensions", "window_strides"))
-    padding = tuple((int(low), int(high)) for low, high in layout.inner(x, p["padding"]))
-    pool = g.Pool(t.array(1.0), window, strides, padding)
-    return t.add(eqn, "pool", pool, (x.node,), x.axes)
-
-
-def _sum(t: Tracer, eqn: Any, x: Signal) -> Any:
-    summed = [int(a) for a in eqn.params["axes"]]
-    if x.batch in summed:
-        return t.refuse(eqn, "a sum over the batch mixes images", "batch norm? use inference mode")
-    axes = tuple(sorted(x.axes[a] - 1 for a in summed))
-    left = [axis for a, axis in enumerate(x.axes) if a not in summed]
-    ranks = tuple(sorted(left).index(axis) for axis in left)
-    return t.add(eqn, "sum", g.Sum(t.array(1.0), axes), (x.node,), ranks)
 
 
 # --- Calls and control flow ---------------------------------------------------------------------
@@ -327,26 +223,36 @@ RULES: dict[str, Rule] = {
     CLIP_CALL: _clip,
     "max": _max,
     "min": _min,
-    "conv_general_dilated": _conv,
-    "dot_general": _dot,
+    "conv_general_dilated": linear.conv,
+    "dot_general": linear.dot,
     "add": _add,
     "add_any": _add,
     "sub": _sub,
     "mul": _mul,
     "div": _div,
     "neg": lambda t, eqn, x: _scale(t, eqn, x, -1.0, 0.0),
-    "reduce_window_sum": _pool,
-    "reduce_sum": _sum,
+    "reduce_window_sum": linear.pool,
+    "reduce_sum": linear.sum_,
+    "cumsum": linear.cumsum,
     "reshape": layout.reshape,
     "squeeze": layout.reshape,
     "expand_dims": layout.reshape,
     "broadcast_in_dim": layout.broadcast,
     "transpose": layout.transpose,
     "concatenate": layout.concatenate,
+    "stack": layout.stack,
     "pad": layout.pad,
     "slice": layout.static_slice,
     "dynamic_slice": layout.dynamic_slice,
     "split": layout.split,
+    "rev": selections.selection,
+    "tile": selections.selection,
+    "gather": selections.selection,
+    "scatter": selections.selection,
+    "dynamic_update_slice": selections.selection,
+    "scatter-add": linear.scatter_add,
+    "scatter-sub": linear.scatter_add,
+    "scatter-mul": _scatter_mul,
     "convert_element_type": _convert,
     "reduce_precision": _reduce_precision,
     "select_n": _select,
@@ -358,5 +264,6 @@ RULES: dict[str, Rule] = {
 }
 TAKES_REFUSED = frozenset((*INLINED, "cond", "scan"))
 _LAYOUT = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "concatenate",
-           "pad", "slice", "dynamic_slice", "split", "copy", "stop_gradient")  # fmt: skip
+           "stack", "pad", "slice", "dynamic_slice", "split", "rev", "tile", "gather", "scatter",
+           "dynamic_update_slice", "copy", "stop_gradient")  # fmt: skip
 TAKES_WHOLE = frozenset((*TAKES_REFUSED, *_LAYOUT, "convert_element_type"))

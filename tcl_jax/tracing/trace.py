@@ -62,7 +62,7 @@ def trace(fn: Callable[[Array], Array], sample_input: Any) -> g.Graph:
     >>> import jax, jax.numpy as jnp
     >>> from tcl_jax import clip
     >>> from tcl_jax.conversion import trace
-    >>> graph = trace(lambda x: clip(jax.nn.relu(x @ jnp.eye(3)), 2.0), jnp.zeros((1, 3)))
+    >>> graph = trace(lambda x: clip(jax.nn.relu(x @ jnp.ones((3, 3))), 2.0), jnp.zeros((1, 3)))
     >>> [type(node.op).__name__ for node in graph.nodes]
     ['Input', 'Dense', 'Population', 'Output']
     """

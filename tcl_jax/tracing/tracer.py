@@ -99,10 +99,17 @@ class Tracer:
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         env |= dict(zip(jaxpr.invars, args, strict=True))
-        for eqn in jaxpr.eqns:
-            values = [v.val if isinstance(v, core.Literal) else env[v] for v in eqn.invars]
-            env |= dict(zip(eqn.outvars, self.equation(eqn, values), strict=True))
-        return [v.val if isinstance(v, core.Literal) else env[v] for v in jaxpr.outvars]
+
+        def read(var: Any) -> Any:
+            if isinstance(var, core.Literal):
+                return var.val
+            # Of what has no numbers, as a margin of no width, nothing had to be computed.
+            return env[var] if var.aval.size else np.zeros(var.aval.shape, var.aval.dtype)
+
+        for eqn in _needed(jaxpr):
+            found = self.equation(eqn, [read(v) for v in eqn.invars])
+            env |= dict(zip(eqn.outvars, found, strict=True))
+        return [read(v) for v in jaxpr.outvars]
 
     def equation(self, eqn: Any, values: list[Any]) -> list[Any]:
         name = eqn.primitive.name
@@ -203,6 +210,16 @@ class Tracer:
         self.origins[self.nodes[number].name] = (eqn, *reversed(self.calls))
         return Signal(number, axes)
 
+    def in_shape(self, eqn: Any, node: int, shape: tuple[int, ...]) -> int:
+        """The node whose value is that of another in another shape, without the batch."""
+        # What gives an axis of length one and takes it away again leaves no trace.
+        before = self.reshaped.get(node)
+        if before is not None and self.shapes.get(before) == shape:
+            return before
+        made = self.add(eqn, "reshape", g.Reshape(shape), (node,), ()).node
+        self.reshaped[made] = node
+        return made
+
     def arranged(self, x: Signal, axes: tuple[int, ...]) -> Signal:
         """The same traced value from a node whose axes lie as wanted, the batch's first."""
         if x.axes == axes:
@@ -251,3 +268,18 @@ class Tracer:
                     "mend it, or give earlier weights if training diverged",
                     certain=True,
                 )
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The equations that the results depend on, in their order."""
+    found: list[Any] = []
+    wanted = set(_with_numbers(jaxpr.outvars))
+    for eqn in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(_with_numbers(eqn.outvars)):
+            found.append(eqn)
+            wanted.update(_with_numbers(eqn.invars))
+    return found[::-1]
+
+
+def _with_numbers(variables: Any) -> list[Any]:
+    return [v for v in variables if not isinstance(v, core.Literal) and v.aval.size]

@@ -222,16 +222,26 @@ def fits(scale: Scales, shape: Shape) -> bool:
         return False
 
 
+def aligned(scale: Scales, shape: Shape) -> Scales | None:
+    """A scale as large as the last axes of a value, where it differs along no others.
+
+    >>> aligned(np.array([[[2.0], [3.0]]]), (2, 2)).tolist()
+    [[2.0, 2.0], [3.0, 3.0]]
+    >>> aligned(np.ones(3), (2,)), aligned(np.array([[2.0], [3.0]]), (2,))
+    (array([1., 1.]), None)
+    """
+    scale = compact(scale)
+    surplus = max(scale.ndim - len(shape), 0)
+    if any(size > 1 for size in scale.shape[:surplus]):
+        return None
+    scale = scale.reshape(scale.shape[surplus:])
+    return np.broadcast_to(scale, shape) if fits(scale, shape) else None
+
+
 def constant_along(scale: Scales, axes: Sequence[bool]) -> bool:
     """Whether a scale is the same all along those axes of a value that are marked."""
     sizes = compact(scale).shape[::-1]  # aligned at the last axis, as in broadcasting
     return all(s == 1 for s, marked in zip(sizes, axes[::-1], strict=False) if marked)
-
-
-def by_channel(scale: Scales) -> bool:
-    """Whether a scale differs along the last axis at most."""
-    scale = compact(scale)
-    return scale.size == 1 or scale.size == scale.shape[-1]
 
 
 def wide(value: Any) -> Any:

@@ -126,3 +126,52 @@ class Slice(Positive):
 
     def _part(self) -> tuple[slice, ...]:
         return tuple(map(slice, self.start, self.stop, self.strides))
+
+
+@leaves()
+@dataclass(frozen=True)
+class Take(Positive):
+    """Picks along an axis, counted without the batch: flips, repeats, indexing, enlarging.
+
+    Attributes:
+        index: of every place of the result, the one that is read, or -1, for which there is 0.
+    """
+
+    axis: int
+    index: tuple[int, ...]
+
+    def apply(self, *values: Array) -> Array:
+        (x,) = values
+        read = self._read()
+        found = jnp.take(x, np.maximum(read, 0), self.axis + 1, mode="clip")
+        if (read >= 0).all():
+            return found
+        there = self._along(read >= 0, found.ndim - 1)
+        return jnp.where(there, found, jnp.zeros((), x.dtype))
+
+    def carry(self, scales: Sequence[Scales], shapes: Sequence[Shape]) -> Scales | None:
+        read = self._read()
+        full = np.broadcast_to(scales[0], shapes[0]).take(np.maximum(read, 0), self.axis)
+        # Zeros are zeros in any scale: that of what is read first.
+        first = np.broadcast_to(scales[0], shapes[0]).take([max(read.max(), 0)], self.axis)
+        return compact(np.where(self._along(read >= 0, full.ndim), full, first))
+
+    def split(self, scale: Scales, shapes: Sequence[Shape]) -> tuple[Scales, ...] | None:
+        if constant_along(scale, [axis == self.axis for axis in range(len(shapes[0]))]):
+            return (compact(scale),)
+        read, (shape,) = self._read(), shapes
+        full = np.broadcast_to(scale, (*shape[: self.axis], len(read), *shape[self.axis + 1 :]))
+        full = np.moveaxis(full, self.axis, 0)[read >= 0]
+        # What nobody reads may have any scale, and what several read has one.
+        found = np.ones((shape[self.axis], *full.shape[1:]))
+        found[read[read >= 0]] = full
+        if not np.array_equal(found[read[read >= 0]], full):
+            return None
+        return (compact(np.moveaxis(found, 0, self.axis)),)
+
+    def _read(self) -> np.ndarray:
+        return np.asarray(self.index, np.int32)
+
+    def _along(self, values: np.ndarray, rank: int) -> np.ndarray:
+        """What there is one of for every place along the axis, for values of so many axes."""
+        return np.expand_dims(values, tuple(range(1, rank - self.axis)))

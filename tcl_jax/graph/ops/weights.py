@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Real
 
 from tcl_jax.graph.convolution import convolve, weigh
 from tcl_jax.graph.ops.base import (
@@ -17,8 +17,7 @@ from tcl_jax.graph.ops.base import (
     Op,
     Scales,
     Shape,
-    by_channel,
-    compact,
+    aligned,
     leaves,
     nearest,
     wide,
@@ -36,24 +35,34 @@ class Weighted(Affine):
     bias: Array | None
 
     def then(self, scale: Scales, shift: Scales) -> Self | None:
-        channels = self.kernel.shape[-1]
-        if not all(s.size == 1 or s.shape[-1] == s.size == channels for s in (scale, shift)):
+        found = [aligned(s, self._writes) for s in (scale, shift)]
+        if found[0] is None or found[1] is None:
             return None
-        scale, shift = (np.broadcast_to(s.reshape(-1), (channels,)) for s in (scale, shift))
-        bias = np.zeros(channels) if self.bias is None else wide(self.bias)
+        scale, shift = found[0], found[1]
+        bias = np.zeros(self._writes) if self.bias is None else wide(self.bias)
         added = None if self.bias is None and not shift.any() else wide(bias * scale + shift)
-        return replace(self, kernel=wide(wide(self.kernel) * scale), bias=added)
+        kernel = wide(self.kernel) * np.expand_dims(scale, -2)
+        return replace(self, kernel=wide(kernel), bias=added)
 
     def after(self, scales: Sequence[Scales]) -> Self | None:
-        (scale,) = map(compact, scales)
-        if not by_channel(scale):
+        scale = aligned(scales[0], self._reads)
+        if scale is None:
             return None
-        kernel = self._weighted(wide(self.kernel), scale.reshape(-1))
-        return replace(self, kernel=wide(kernel))
+        return replace(self, kernel=wide(self._weighted(wide(self.kernel), scale)))
 
-    def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
-        """A kernel times a number for each channel that is read, or one for all."""
-        return kernel * channels[:, None]
+    @property
+    def _reads(self) -> Shape:
+        """Of what a number of its own belongs to weights: the channels that are read."""
+        return self.kernel.shape[-2:-1]
+
+    @property
+    def _writes(self) -> Shape:
+        """Of what a number of its own belongs to a bias: the channels of the value."""
+        return self.kernel.shape[-1:]
+
+    def _weighted(self, kernel: Scales, channels: Scales) -> Scales:
+        """A kernel times a number for each channel that is read."""
+        return kernel * np.expand_dims(channels, -1)
 
     def parts(self) -> tuple[Self, Self]:
         positive = replace(self, kernel=jnp.maximum(self.kernel, 0))
@@ -108,9 +117,11 @@ class Conv(Weighted):
         geometry = self.strides, self.padding, self.dilation, self.groups
         return self._with_bias(convolve(x, self.kernel, *geometry))
 
-    def _weighted(self, kernel: Scales, channels: Float[np.ndarray, " i"]) -> Scales:
-        if channels.size == 1 or self.groups == 1:
-            return kernel * channels[:, None]
+    @property
+    def _reads(self) -> Shape:
+        return (self.kernel.shape[-2] * self.groups,)
+
+    def _weighted(self, kernel: Scales, channels: Scales) -> Scales:
         # Kernels of group k read the k-th part of the input's channels.
         by_group = channels.reshape(self.groups, 1, -1).transpose(2, 0, 1)
         parts: Scales = kernel.reshape(*kernel.shape[:-1], self.groups, -1) * by_group
@@ -142,8 +153,62 @@ class Dense(Weighted):
         return jnp.broadcast_to(sums, (*x.shape[:-1], self.kernel.shape[-1]))
 
 
+@leaves("kernel", "bias")
+@dataclass(frozen=True)
+class Sparse(Dense):
+    """Linear map of the last axis by a matrix that is mostly 0, where there are no synapses."""
+
+    def macs(self, shape: Shape) -> int:
+        return math.prod(shape[:-1]) * int(np.count_nonzero(self.kernel))
+
+    def paths(self, *events: Array) -> Array:
+        (x,) = events
+        return _product(x, (self.kernel != 0).astype(x.dtype), precision=lax.Precision.HIGHEST)
+
+
 def _product(x: Array, kernel: Array, **how: Any) -> Array:
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **how)
+
+
+@leaves("kernel", "bias")
+@dataclass(frozen=True)
+class Linear(Weighted):
+    """Linear map of the last axis, with weights of its own at every place of the axes before."""
+
+    kernel: Real[Array, "*places i o"]
+    bias: Real[Array, "*places o"] | None
+
+    def apply(self, *values: Array) -> Array:
+        (x,) = values
+        return self._with_bias(weigh(x, self.kernel, _product_by_place))
+
+    @property
+    def _reads(self) -> Shape:
+        return self.kernel.shape[:-1]
+
+    @property
+    def _writes(self) -> Shape:
+        return (*self.kernel.shape[:-2], self.kernel.shape[-1])
+
+    @property
+    def _inputs(self) -> tuple[int, ...]:
+        return (self.kernel.ndim - 2,)
+
+    def macs(self, shape: Shape) -> int:
+        return math.prod(shape) * self.kernel.shape[-2]
+
+    def paths(self, *events: Array) -> Array:
+        (x,) = events
+        sums = jnp.sum(x, -1, keepdims=True)
+        return jnp.broadcast_to(sums, (*x.shape[:-1], self.kernel.shape[-1]))
+
+
+def _product_by_place(x: Array, kernel: Array, **how: Any) -> Array:
+    places = kernel.ndim - 2
+    own = tuple(range(x.ndim - 1 - places, x.ndim - 1))
+    alike = own, tuple(range(places))
+    found = lax.dot_general(x, kernel, (((x.ndim - 1,), (places,)), alike), **how)
+    return jnp.moveaxis(found, tuple(range(places)), own)
 
 
 @leaves("scale", "shift")
@@ -188,8 +253,8 @@ class Scale(Affine):
 
     def paths(self, *events: Array) -> Array:
         (x,) = events
-        scale, shift = (jnp.ones_like(v, x.dtype) for v in (self.scale, self.shift))
-        return replace(self, scale=scale, shift=0 * shift).apply(x)
+        there, nothing = (self.scale != 0).astype(x.dtype), jnp.zeros_like(self.shift, x.dtype)
+        return replace(self, scale=there, shift=nothing).apply(x)
 
 
 @leaves("rate")
