@@ -115,13 +115,13 @@ _SAFE = ("--calibration-images", "2000", "--max-loss", "0.1")
 SWEEPS = (
     Sweep(
         "cnet-tcl",
-        ("--norm", "tcl,max,percentile:99.9", *_ALL, "--timesteps", "100", "--images", "2000"),
+        ("--norm", "tcl", *_ALL, "--timesteps", "100", "--images", "2000"),
         ("--norm", "tcl", "--timesteps", "100", "--images", "10000", *_SAFE),
         ("--norm", "tcl", "--timesteps", "100", "--images", "1000"),
     ),
     Sweep(
         "resnet20-tcl",
-        ("--norm", "tcl,percentile:99.9", *_DEEP),
+        ("--norm", "tcl", *_DEEP),
         ("--norm", "tcl", *_HALF, "--images", "2000", *_SAFE),
         ("--norm", "tcl", *_HALF, "--images", "500"),
     ),

@@ -203,3 +203,16 @@ def test_whole_numbers_are_picked_too(rng):
     whole = quantise(graph, x)
     assert str(whole.dtype) == "int32" and any(isinstance(n.op, g.Take) for n in whole.nodes)
     np.testing.assert_allclose(evaluate(whole, x), evaluate(graph, x), atol=0.03)
+
+
+def test_a_number_an_image(rng):
+    """Values that have no axis but that of images."""
+    x = jnp.asarray(rng.normal(0, 1, (5, 3)), jnp.float32)
+    for function in (
+        lambda x: jnp.broadcast_to(x.sum(1)[:, None], (len(x), 4)),
+        lambda x: jnp.zeros((len(x), 4)).at[:, 2].add(x.sum(1)),
+        lambda x: jnp.zeros((len(x), 4)).at[:, 2].set(x.sum(1)),
+        lambda x: jnp.stack([x[:, 0], x.sum(1), jnp.ones(len(x))], 1),
+    ):
+        found = evaluate(trace(implicit()(function), x), x)
+        np.testing.assert_allclose(found, implicit()(function)(x), rtol=1e-6)

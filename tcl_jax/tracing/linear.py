@@ -91,9 +91,9 @@ def dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     outer = tuple(weight.shape[i] for i in rest)
     size = math.prod(weight.shape[i] for i in with_)
     weight = weight.transpose([*theirs, *with_, *rest])
-    kernel = t.array(weight.reshape(*(shape[i] for i in apart), size, -1))
+    weight = weight.reshape(*(shape[i] for i in apart), size, -1)
     before = x.node if len(contract) == 1 else t.in_shape(eqn, x.node, (*kept, size))
-    x = t.add(eqn, "dense", _weighing(kernel), (before,), ())
+    x = t.add(eqn, "dense", _weighing(t, weight), (before,), ())
     node = x.node if len(outer) == 1 else t.in_shape(eqn, x.node, (*kept, *outer))
     lies = {batch: 0} | {i: 1 + k for k, i in enumerate(inner)}
     own = [lies[i] for i in free]
@@ -102,14 +102,13 @@ def dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     return Signal(node, (*first, *(own + others if signal_first else others + own)))
 
 
-def _weighing(kernel: Any) -> g.Op:
+def _weighing(t: Tracer, weight: np.ndarray) -> g.Op:
     """The linear map of the last axis by one matrix, or by one at each place."""
-    if kernel.ndim > 2:
-        return g.Linear(kernel, None)
-    # Of interpolation and running sums most weights are no weights.
-    traced = isinstance(kernel, jax.core.Tracer)
-    most = not traced and 2 * np.count_nonzero(kernel) <= kernel.size
-    return (g.Sparse if most else g.Dense)(kernel, None)
+    if weight.ndim > 2:
+        return g.Linear(t.array(weight), None)
+    # Of interpolation most weights are none.
+    kind = g.Sparse if 2 * np.count_nonzero(weight) <= weight.size else g.Dense
+    return kind(t.array(weight), None)
 
 
 def pool(t: Tracer, eqn: Any, x: Signal) -> Any:
@@ -182,15 +181,12 @@ def _added(t: Tracer, eqn: Any, places: Any, x: Signal) -> Any:
     numbers = jnp.arange(1, 1 + math.prod(after), dtype=jnp.float32).reshape(after)
     (back,) = jax.vjp(written, jnp.zeros(shape, jnp.float32))[1](numbers)
     target = np.asarray(back).astype(np.int64) - 1
-    tried = (
-        (axis, selections.of_one_image(target, after, axis, x.batch)) for axis in range(len(after))
-    )
-    batch, found = next(((axis, found) for axis, found in tried if found), (0, None))
+    found = selections.of_one_image(target, after, range(len(after)), [x.batch])
     if found is None:
         return t.refuse(eqn, selections.MIXED)
-    at, there = found
+    batch, _, at, there = found
     sizes = tuple(n for axis, n in enumerate(after) if axis != batch)
-    index = _by_place(np.ravel_multi_index(at, sizes)[there], math.prod(sizes), there.ravel())
+    index = _by_place(selections.in_a_row(at, sizes)[there], math.prod(sizes), there.ravel())
     flat = selections.flattened(t, eqn, x, there.shape)
     node = selections.taken(t, eqn, flat, 0, there.size, index.ravel())
     if index.shape[1] > 1:

@@ -4,7 +4,9 @@ A primitive of that kind does not look at the numbers that it moves.  Carried ou
 say where they stand, it tells of every number of its result where it comes from.
 """
 
+import itertools
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,11 +84,10 @@ def picked(t: Tracer, eqn: Any, x: Signal, which: int, sources: np.ndarray) -> A
     if not there.any():
         return None
     shape = eqn.invars[which].aval.shape
-    tried = ((axis, of_one_image(sources, shape, x.batch, axis)) for axis in range(sources.ndim))
-    batch, found = next(((axis, found) for axis, found in tried if found), (0, None))
+    found = of_one_image(sources, shape, [x.batch], range(sources.ndim))
     if found is None:
         return t.refuse(eqn, MIXED)
-    at, there = found
+    _, batch, at, there = found
     before = [size for axis, size in enumerate(shape) if axis != x.batch]
     apart = _apart(at, there)
     if apart is None:
@@ -94,29 +95,50 @@ def picked(t: Tracer, eqn: Any, x: Signal, which: int, sources: np.ndarray) -> A
     return _along_axes(t, eqn, x, before, apart, there.shape, batch)
 
 
+class Within(NamedTuple):
+    """Where within their image numbers come from, alike for all images.
+
+    Attributes:
+        axis: of images, of what they come from.
+        batch: their own axis of images.
+        at: by each other axis of what they come from, their places along it.
+        there: whether they come from anywhere.
+    """
+
+    axis: int
+    batch: int
+    at: list[np.ndarray]
+    there: np.ndarray
+
+
 def of_one_image(
-    sources: np.ndarray, shape: tuple[int, ...], axis: int, batch: int
-) -> tuple[list[np.ndarray], np.ndarray] | None:
-    """Where within an image numbers come from, and whether they do, if it is alike for all images.
+    sources: np.ndarray, shape: tuple[int, ...], axes: Iterable[int], batches: Iterable[int]
+) -> Within | None:
+    """What numbers come from, if each image's are of that image, and alike.
 
     Args:
-        sources: of each of some numbers, the place that it is from, or -1.
-        shape: of what they are from.
-        axis: its axis of images.
-        batch: that of the numbers.
+        sources: of each, its place in what they come from, or -1.
+        shape: of that.
+        axes: of it, one of which is that of images.
+        batches: likewise, of the numbers' own.
     """
-    if sources.shape[batch] != shape[axis]:
-        return None
-    there = np.moveaxis(sources >= 0, batch, 0)
-    places = np.unravel_index(np.maximum(sources, 0), shape)
-    image, *inner = (
-        np.where(there, np.moveaxis(places[a], batch, 0), 0)
-        for a in (axis, *(a for a in range(len(shape)) if a != axis))
-    )
-    own = np.arange(len(image)).reshape(-1, *(1,) * (image.ndim - 1))
-    if (image != np.where(there, own, 0)).any() or any((a != a[:1]).any() for a in (there, *inner)):
-        return None
-    return [a[0] for a in inner], there[0]
+    for axis, batch in itertools.product(axes, batches):
+        count, apart = shape[axis], math.prod(shape[axis + 1 :])
+        if sources.shape[batch] != count:
+            continue
+        each = np.moveaxis(sources, batch, 0)
+        there = each[0] >= 0
+        steps = apart * np.arange(count, dtype=sources.dtype).reshape(-1, *(1,) * there.ndim)
+        at = list(np.unravel_index(np.maximum(each[0], 0), shape))
+        image = at.pop(axis)
+        if not image[there].any() and (each == np.where(there, each[0] + steps, -1)).all():
+            return Within(axis, batch, at, there)
+    return None
+
+
+def in_a_row(at: list[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Places by their numbers, where those of all axes are in one row."""
+    return np.ravel_multi_index(at, shape) if shape else np.zeros((), int)
 
 
 class _Apart(NamedTuple):
@@ -202,7 +224,7 @@ def _anywhere(
 ) -> Signal:
     """Whatever is picked from all that an image has, in the order in which the function has it."""
     flat = flattened(t, eqn, x, before)
-    index = np.where(there, np.ravel_multi_index(at, before), -1).ravel()
+    index = np.where(there, in_a_row(at, before), -1).ravel()
     node = taken(t, eqn, flat, 0, math.prod(before), index)
     node = t.in_shape(eqn, node, there.shape)
     return signal(node, range(there.ndim), batch)
