@@ -169,7 +169,8 @@ def report() -> None:
             left_out.append(item(f"{sweep.run}: no {what}.json of the network that was swept."))
     for what, (title, sentences, tables) in _OTHERS.items():
         if found := records[what]:
-            lines += ["", f"## {title}", "", *sentences, "", *tables(list(found.values())), ""]
+            lines += ["", f"## {title}", "", *sentences]
+            lines += ["", "\n".join(tables(list(found.values()))).strip("\n"), ""]
             lines += dict.fromkeys(line for record in found.values() for line in source(record))
             lines += [f"\n![{run}, {title}]({run}/{what}.png)" for run in found]
     if left_out:
@@ -208,7 +209,8 @@ def _section(run: str, points: list[dict[str, Any]]) -> Iterator[str]:
     for part in fitting(labels, {}, columns, WIDTH):
         yield ""
         yield from table(("", *part), list(zip(labels, *part.values(), strict=True)))
-    yield from ("", *(item(f"{line}.") for line in estimates(found)))
+    if delays := estimates(found):
+        yield from ("", *(item(f"{line}.") for line in delays))
     anns = dict.fromkeys(percent(row.ann) for row in found)
     yield from ("", f"The ANN: {', '.join(anns)}.", "", f"![{common}]({run}/sweep.png)", "")
     yield from dict.fromkeys(line for point in points for line in source(point))

@@ -165,6 +165,7 @@ def test_adaptive_records_are_told_from_older_ones(run, made):
             ("README.md", "results/fashion_mnist/README.md"),
         ),
         (("results.adaptive", "--report-only"), ("results/adaptive/README.md",)),
+        (("results.latency", "--report-only"), ("results/latency/README.md",)),
     ],
 )
 def test_pages_are_what_the_records_say(command, pages, tmp_path):

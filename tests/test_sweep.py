@@ -213,6 +213,15 @@ def test_a_network_that_is_replaced_is_simulated_anew(one, made):
     assert after.rows[0].accuracy.tolist() != before.rows[0].accuracy.tolist()
 
 
+def test_the_same_network_under_two_names_is_simulated_once_and_told(one, made):
+    folder, snn = one
+    shutil.copytree(folder / snn, folder / "copy")
+    both = [Network(folder, snn), Network(folder, "copy")]
+    found = sweep_runs(both, 5, _ways("if", "analog", "spikes"), output=folder, **HOW)
+    assert len(made) == 1 and len(found.rows) == 2
+    assert found.alike == [[f"{snn} (tcl)", "copy (tcl)"]]
+
+
 def test_a_norm_is_found_or_converted(one):
     folder, snn = one
     again = of_norm(folder, NORMS.read("tcl"))

@@ -278,6 +278,8 @@ def _print_sweep(o: Options, swept: Sweep, output: Path) -> None:
     every = sum(row.seeds for row in swept.rows)
     if swept.known:
         print(f"{swept.known} of {every} simulations were there already, in {output / POINTS}")
+    for names in swept.alike:
+        print(f"{', '.join(names)}: one and the same network, norm-factors and all")
 
 
 def _print(o: Options, simulated: Simulated) -> None:

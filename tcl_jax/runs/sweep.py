@@ -46,11 +46,13 @@ class Sweep(NamedTuple):
         common: what all simulations have in common, in words.
         rows: what each found; those that differ in seeds alone are one.
         known: how many simulations were there already.
+        alike: names of spiking networks that are the same network, wherever there are several.
     """
 
     common: str
     rows: list[Row]
     known: int
+    alike: list[list[str]]
 
 
 def sweep_runs(
@@ -135,7 +137,7 @@ def sweep_runs(
         _plot(common, of_all_seeds, output / plot)
 
     cluster.alone(write)
-    return Sweep(common, of_all_seeds, before)
+    return Sweep(common, of_all_seeds, before, _alike(points))
 
 
 def of_norm(
@@ -222,6 +224,15 @@ def _of(converted: Converted, images: int, settings: Simulation | AutoDelay) -> 
     return provenance.fingerprint(
         network=network, images=images, **data, **settings.distinguished()
     )
+
+
+def _alike(points: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Networks of a run with the same weights and thresholds: one is simulated for all of them."""
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    for point in points:
+        of_network = point["run"], point["snn_fingerprint"]
+        names.setdefault(of_network, {})[f"{point['snn']} ({point['norm']})"] = None
+    return [list(found) for found in names.values() if len(found) > 1]
 
 
 def _trained(run: Path) -> dict[str, Any] | None:
