@@ -101,9 +101,13 @@ ARCHITECTURES = {
     "DenseNet": DenseNet(),
     "ShuffleNet": ShuffleNet(),
 }
+BRIEFLY = ("U-Net", "feature pyramid")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] * (n not in BRIEFLY)) for n in ARCHITECTURES],
+)
 def test_it_converts_and_converges(name, randomised, rng):
     model = ARCHITECTURES[name]
     x = jnp.asarray(rng.normal(0, 1, (2, 8, 8, 3)), jnp.float32)

@@ -87,6 +87,13 @@ OPERATIONS: dict[str, tuple[type[g.Node], Callable[[jax.Array, Layers], jax.Arra
     "concatenated rows": (g.Concat, lambda x, to: jnp.concatenate([x, to.act(to.norm(x))], 1)),
     "padding": (g.Pad, lambda x, to: jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 1)))),
     "slice": (g.Slice, lambda x, to: x[:, 1:, ::2, 1:3]),
+    "repeated": (g.Take, lambda x, to: jnp.repeat(x, 2, axis=2)),
+    "picked": (g.Take, lambda x, to: x[:, jnp.array([3, 0, 0])]),
+    "running sum": (g.Sparse, lambda x, to: jnp.cumsum(x, 1)),
+    "weights of a column": (
+        g.Linear,
+        lambda x, to: jnp.einsum("bhwi,wio->bhwo", x, to.w.kernel(x.shape[2], 4, 3)),
+    ),
     "flip, a toy": (toys.Flip, lambda x, to: x[:, ::-1, :, ::-1]),
 }
 """By what they are to a user: the kind of node, and the operation on spikes of four channels."""

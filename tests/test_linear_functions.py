@@ -131,7 +131,11 @@ every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
 GROUPS = [sorted(FUNCTIONS)[start::8] for start in range(8)]
-every_group = pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
+every_group = pytest.mark.parametrize(
+    "names",
+    [pytest.param(names, marks=[pytest.mark.long] * (k > 2)) for k, names in enumerate(GROUPS)],
+    ids=lambda names: names[0],
+)
 
 
 def network(names):

@@ -37,7 +37,7 @@ def explain(fn: Callable[[Any, Array], Array], variables: Any, sample_input: Any
     >>> from tcl_jax import clip, explain
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x @ w), 2.0) @ w
-    >>> explain(network, jnp.eye(2), jnp.zeros((1, 2)))  # doctest: +NORMALIZE_WHITESPACE
+    >>> explain(network, jnp.ones((2, 2)), jnp.zeros((1, 2)))  # doctest: +NORMALIZE_WHITESPACE
     # node      kind       reads shape parameters λ MACs
     0 input     Input                2
     1 dense     Dense          0     2          4      4

@@ -148,11 +148,11 @@ def measure(
     >>> from tcl_jax.simulation.energy import measure
     >>> def network(w, x):
     ...     return clip(jax.nn.relu(x @ w), 1.0) @ w
-    >>> graph = convert(network, jnp.eye(2), [jnp.ones((1, 2))])
+    >>> graph = convert(network, jnp.array([[1.0, 0.25], [0.25, 1.0]]), [jnp.ones((1, 2))])
     >>> x, mask = jnp.array([[0.5, 1.0]]), jnp.array([True])
     >>> _, activity = measure(graph, [{"image": x, "label": jnp.array([1]), "mask": mask}], 4)
-    >>> activity.analog.macs, activity.operations().tolist()  # spikes: one, two, one, two
-    (4, [2.0, 6.0, 8.0, 12.0])
+    >>> activity.analog.macs, activity.operations().tolist()  # one spike, then two a step
+    (4, [2.0, 6.0, 10.0, 14.0])
     """
     check_times(timesteps)
     counted = graph if counted is None else counted
