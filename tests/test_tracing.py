@@ -320,6 +320,11 @@ def test_an_equinox_model(rng):
         (lambda x: x[::-1], "picked for an image is of another one"),
         (lambda x: x.at[0].set(1.0), "picked for an image is of another one"),
         (lambda x: x.at[:, jnp.array([0, 5])].get(mode="fill"), "lies outside of the signal"),
+        (
+            lambda x: jnp.concatenate([x, jnp.full((x.shape[0], 1), jnp.nan)], 1),
+            "is not finite: nan",
+        ),
+        (lambda x: jnp.fft.fft(x).real, "no complex numbers .multiply by a real matrix"),
         (lambda x: jnp.cumsum(x, 0), "a running sum over the batch"),
         (lambda x: jnp.concatenate([x, x], 0), "over the batch mixes images"),
         (lambda x: x[:2], "a part of the batch"),

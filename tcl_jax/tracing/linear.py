@@ -75,9 +75,10 @@ def dot(t: Tracer, eqn: Any, a: Any, b: Any) -> Any:
     places, theirs = (batch_a, batch_b) if signal_first else (batch_b, batch_a)
     if x.batch in places:
         of_images = theirs[places.index(x.batch)]
-        if (weight != weight.take([0], of_images)).any():
+        of_first = weight.take([0], of_images)
+        if not np.array_equal(weight, np.broadcast_to(of_first, weight.shape), equal_nan=True):
             return t.refuse(eqn, "every image meets weights of its own")
-        weight = weight.take([0], of_images)
+        weight = of_first
     _note_precision(t, eqn)
     # From [batch, free axes, places of weights of their own, contracted axes] to those of the
     # weight in place of the last.

@@ -152,7 +152,11 @@ def _convert(t: Tracer, eqn: Any, x: Signal) -> Any:
     if jnp.issubdtype(after, jnp.floating):
         return x if jnp.finfo(after).nmant >= FEWEST_BITS else _rounded(t, eqn, after)
     if jnp.issubdtype(after, jnp.complexfloating):
-        return t.refuse(eqn, "currents are no complex numbers")
+        return t.refuse(
+            eqn,
+            "currents are no complex numbers",
+            "multiply by a real matrix instead, as jnp.fft.fft(jnp.eye(n)).real",
+        )
     # Pixels may be given more room.
     return x if np.can_cast(before, after, "safe") else _rounded(t, eqn, "whole numbers")
 

@@ -53,7 +53,7 @@ def with_constant(t: Tracer, eqn: Any, total: Any, values: Any) -> Any:
     given = [np.zeros(v.aval.shape, v.aval.dtype) if isinstance(x, Signal) else x
              for v, x in zip(eqn.invars, values, strict=True)]  # fmt: skip
     constant = carried_out(eqn, given)
-    if np.isnan(constant).any():
+    if "fill_value" in eqn.params and np.isnan(constant).any():
         return t.refuse(
             eqn,
             "a place that is picked lies outside of the signal, where JAX finds NaN",

@@ -91,7 +91,12 @@ class Weighted(Affine):
 
     def macs(self, shape: Shape) -> int:
         # Every output is a sum over the kernel's inputs.
-        return math.prod(shape) * math.prod(self.kernel.shape[:-1])
+        return math.prod(shape) * math.prod(self.kernel.shape[a] for a in self._inputs)
+
+    def paths(self, *events: Array) -> Array:
+        (x,) = events
+        sums = jnp.sum(x, -1, keepdims=True)
+        return jnp.broadcast_to(sums, (*x.shape[:-1], self.kernel.shape[-1]))
 
     def _with_bias(self, y: Array) -> Array:
         if self.bias is None:
@@ -147,11 +152,6 @@ class Dense(Weighted):
         (x,) = values
         return self._with_bias(weigh(x, self.kernel, _product))
 
-    def paths(self, *events: Array) -> Array:
-        (x,) = events
-        sums = jnp.sum(x, -1, keepdims=True)
-        return jnp.broadcast_to(sums, (*x.shape[:-1], self.kernel.shape[-1]))
-
 
 @leaves("kernel", "bias")
 @dataclass(frozen=True)
@@ -193,14 +193,6 @@ class Linear(Weighted):
     @property
     def _inputs(self) -> tuple[int, ...]:
         return (self.kernel.ndim - 2,)
-
-    def macs(self, shape: Shape) -> int:
-        return math.prod(shape) * self.kernel.shape[-2]
-
-    def paths(self, *events: Array) -> Array:
-        (x,) = events
-        sums = jnp.sum(x, -1, keepdims=True)
-        return jnp.broadcast_to(sums, (*x.shape[:-1], self.kernel.shape[-1]))
 
 
 def _product_by_place(x: Array, kernel: Array, **how: Any) -> Array:
